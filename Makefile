@@ -1,0 +1,51 @@
+# Everything runs in .venv, which the first command makes for this machine (scripts/setup.sh).
+# PYTHON names the interpreter, EXTRA (cpu, cuda12, cuda13) overrides the choice of MLX's build.
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHON EXTRA VENV
+# The folders whose types are checked strictly: values and text, no MLX.
+TYPED := -p calltune.platform -p calltune.formats -m calltune.schema -m calltune.errors -m calltune.score
+
+.PHONY: help demo test test-all nightly lint clean
+
+help:
+	@echo "make demo      trains a small model to call functions and shows before and after"
+	@echo "make test      the tests (under 3 minutes)"
+	@echo "make test-all  these, and the slow ones and those against other tools"
+	@echo "make nightly   the long ones"
+	@echo "make lint      style and types"
+	@echo "make clean     removes .venv and what tools left"
+
+demo: $(VENV)/stamp-run
+	$(BIN)/calltune demo $(ARGS)
+
+test: $(VENV)/stamp-test
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/stamp-test-all
+	$(BIN)/python -m pytest -m "not nightly and not gpu" $(ARGS)
+
+nightly: $(VENV)/stamp-test-all
+	$(BIN)/python -m pytest -m nightly $(ARGS)
+
+lint: $(VENV)/stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than pyproject.toml when the environment is complete, so later runs start at once.
+$(VENV)/stamp-run: pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh
+	@touch $@
+
+$(VENV)/stamp-test: pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh test
+	@touch $@ $(VENV)/stamp-run
+
+$(VENV)/stamp-test-all: pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh test test-all
+	@touch $@ $(VENV)/stamp-test $(VENV)/stamp-run

@@ -1,0 +1,107 @@
+"""Examples into batches: sorted by real length, every row once an epoch, shared prefixes found.
+
+Everything here is NumPy and plain Python; the arrays become MLX arrays in the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from calltune.render import Example
+
+LENGTH_STEP = 16  # widths are multiples of this: few shapes, since each new one is compiled again
+MIN_PREFIX = 32  # a shorter common prefix saves less than it costs
+KINDS = ("think", "name", "arguments", "syntax", "answer")
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of examples from token `prefix` on, padded at the end.
+
+    `ids` (B, T) int32; `rows` (N,) and `columns` (N,) say which positions of `ids` predict a trained token,
+    `targets` (N,) which token that is, `kinds` (N,) its kind as an index into KINDS. `indices` are the rows'
+    places in the list of examples.
+    """
+
+    ids: Ints
+    rows: Ints
+    columns: Ints
+    targets: Ints
+    kinds: Ints
+    indices: tuple[int, ...]
+    prefix: int = 0
+
+    @property
+    def trained(self) -> int:
+        return len(self.targets)
+
+    @property
+    def padding(self) -> float:
+        """Share of `ids` that is padding."""
+        return 1.0 - self.real / self.ids.size
+
+    @property
+    def real(self) -> int:
+        """Real tokens in `ids`, the shared prefix not counted."""
+        return int((self.ids >= 0).sum())
+
+
+def common_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
+    """The longest run of ids with which every example starts and in which none carries loss; at least
+    MIN_PREFIX tokens, else empty. The last token before the first loss stays outside: it predicts a target."""
+    if not examples:
+        return ()
+    shortest = min(max(e.first_loss - 1, 0) for e in examples)
+    low, high = min(e.ids for e in examples), max(e.ids for e in examples)
+    length = next((i for i in range(min(shortest, len(low), len(high))) if low[i] != high[i]),
+                  min(shortest, len(low), len(high)))  # fmt: skip
+    return low[:length] if length >= MIN_PREFIX else ()
+
+
+def make_batch(examples: Sequence[Example], indices: Sequence[int], prefix: int = 0) -> Batch:
+    """The examples at `indices`, without their first `prefix` tokens. Padding is -1 until the step (a pad
+    is never a target: trap T11)."""
+    chosen = [examples[i] for i in indices]
+    longest = max(len(e) for e in chosen) - prefix - 1  # the last token predicts nothing
+    width = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    ids = np.full((len(chosen), width), -1, np.int32)
+    places: list[tuple[int, int, int, int]] = []
+    for row, example in enumerate(chosen):
+        body = example.ids[prefix:-1]
+        ids[row, : len(body)] = body
+        for span in example.spans:
+            kind = KINDS.index(span.kind)
+            places += [(row, p - 1 - prefix, example.ids[p], kind) for p in range(span.start, span.end)]
+    rows, columns, targets, kinds = (np.array(c, np.int32) for c in zip(*places, strict=True))
+    return Batch(ids, rows, columns, targets, kinds, tuple(indices), prefix)
+
+
+def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int) -> list[tuple[int, ...]]:
+    """Every index once, in batches of rows of about one length (T01, T06, T25), in an order set by the seed.
+
+    Rows are shuffled first, so that equal lengths mix anew each epoch; the last short batch is kept.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(lengths))
+    order = order[np.argsort(np.asarray(lengths)[order], kind="stable")]
+    batches = [tuple(int(i) for i in order[k : k + batch_size]) for k in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def plan_training(
+    lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Endless `(epoch, indices)` from batch number `start` on: the data cursor is that one number (T09)."""
+    per_epoch = -(-len(lengths) // batch_size)
+    position = start
+    while True:
+        epoch, offset = divmod(position, per_epoch)
+        for indices in plan_epoch(lengths, batch_size, seed + epoch)[offset:]:
+            yield epoch, indices
+            position += 1

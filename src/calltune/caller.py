@@ -1,0 +1,117 @@
+"""A model that is ready to call functions: what `calltune.load` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calltune.engine.adapter import read_adapter
+from calltune.engine.decode import Decoder, Generated, Sampling, generate_batch, generate_stream
+from calltune.engine.load import Dtype, LoadedModel, load as load_model
+from calltune.formats import get_format
+from calltune.functions import tools_from
+from calltune.render import prompt_ids
+from calltune.runs import Run, is_run, read_run
+from calltune.schema import Message, Reply, Tool
+from calltune.template import Template, choose_template
+
+Request = tuple[Sequence[Message], Sequence[Tool]]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A model with its template and format. Call it with a text, or with messages, and tools."""
+
+    loaded: LoadedModel
+    template: Template
+    decoder: Decoder
+    run: Run | None = None
+
+    def __call__(
+        self,
+        request: str | Sequence[Message],
+        tools: Any = (),
+        *,
+        max_tokens: int = 512,
+        sampling: Sampling | None = None,
+        open_thinking: bool = False,
+    ) -> Reply:
+        """One reply to a text or to messages. `tools` is whatever `calltune.tools_from` reads; `open_thinking`
+        writes the opening `<think>` for the model."""
+        messages = (Message("user", request),) if isinstance(request, str) else tuple(request)
+        ids = prompt_ids(messages, as_tools(tools), self.template, self.loaded.tokenizer, open_thinking=open_thinking)
+        made = list(generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling))
+        return self.parse(Generated(tuple(made), len(made) >= max_tokens), open_thinking)
+
+    def batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_tokens: int = 256,
+        batch_size: int = 32,
+        sampling: Sampling | None = None,
+        on_reply: Callable[[int, Reply], None] | None = None,
+    ) -> list[Reply]:
+        """Replies to many requests, in their order; prompts that start alike share that work."""
+        prompts = [prompt_ids(m, t, self.template, self.loaded.tokenizer) for m, t in requests]
+        replies: dict[int, Reply] = {}
+
+        def done(index: int, generated: Generated) -> None:
+            replies[index] = self.parse(generated)
+            if on_reply:
+                on_reply(index, replies[index])
+
+        generate_batch(self.decoder, prompts, max_tokens=max_tokens, batch_size=batch_size,
+                       sampling=sampling, on_done=done)  # fmt: skip
+        return [replies[i] for i in range(len(requests))]
+
+    def stream(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, max_tokens: int = 512,
+        sampling: Sampling | None = None,
+    ) -> Iterator[str]:  # fmt: skip
+        """The raw text of a reply, piece by piece."""
+        ids = prompt_ids(messages, tools, self.template, self.loaded.tokenizer)
+        made: list[int] = []
+        shown = ""
+        for token in generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling):
+            made.append(token)
+            text = self.loaded.tokenizer.decode(made)
+            if not text.endswith("\ufffd"):  # a character that is not whole yet
+                yield text[len(shown) :]
+                shown = text
+
+    def parse(self, generated: Generated, open_thinking: bool = False) -> Reply:
+        """What was generated as a reply; `raw` is the text as it was written."""
+        text = self.loaded.tokenizer.decode(generated.ids)
+        reply = get_format(self.template.format).parse(text, thinking_open=open_thinking)
+        return Reply(reply.thinking, reply.calls, reply.content, reply.raw, reply.errors, generated.truncated)
+
+
+def load(name: str | Path | Run, *, dtype: Dtype = "auto", think: bool = True) -> Caller:
+    """A run (template, format and adapter come with it) or a base model, ready to call. Raises InputError."""
+    run = name if isinstance(name, Run) else None
+    if run is None and is_run(Path(name).expanduser()):  # type: ignore[arg-type]
+        run = read_run(Path(name).expanduser())  # type: ignore[arg-type]
+    if run is None:
+        loaded = load_model(str(name), dtype)
+        return make_caller(loaded, choose_template(loaded.tokenizer, think=think))
+    recorded = run.record["model"]["dtype"]
+    loaded = load_model(run.base, dtype if dtype != "auto" or recorded != "quantized" else "quantized")
+    read_adapter(loaded.model, run.folder)
+    return make_caller(loaded, run.template, run)
+
+
+def make_caller(loaded: LoadedModel, template: Template, run: Run | None = None) -> Caller:
+    """A caller from a model in memory. Replies end at the template's stop token as well as the model's own."""
+    stop = loaded.tokenizer.encode(template.stop) if template.stop else []
+    ids = loaded.tokenizer.stop_ids | (set(stop) if len(stop) == 1 else set())
+    return Caller(loaded, template, Decoder(loaded.model, frozenset(ids)), run)
+
+
+def as_tools(value: Any) -> tuple[Tool, ...]:
+    """Tools as they are, or read from functions, files or dictionaries."""
+    if isinstance(value, (tuple, list)) and all(isinstance(tool, Tool) for tool in value):
+        return tuple(value)
+    return tuple(tools_from(value))

@@ -1,0 +1,158 @@
+"""Values for the slots of request templates: pools of words, numbers, dates, each in one part only.
+
+Every value belongs to train, valid or test by a hash of its text (`part_of`), whatever pool or kind it
+comes from, so a value of the test part occurs nowhere in training. Kinds are written as short texts:
+`city` (a pool), `int 2 180`, `amount`, `date`, `time`, `datetime`, `email`, `url`, `id`, `phone`, and
+`list KIND`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+
+Part = Literal["train", "valid", "test"]
+PARTS: tuple[Part, ...] = ("train", "valid", "test")
+FIRST_DATE = datetime.date(2026, 1, 1)
+DATE_DAYS = 730
+# Shares of the hash's 100 buckets: most values train, since copying is learned from their variety.
+TRAIN_BELOW, VALID_BELOW = 65, 74
+TRIES = 400
+
+
+@dataclass(frozen=True)
+class Value:
+    """`value` goes into the call, `text` into the request; `parts` are the texts of a list's items."""
+
+    value: Any
+    text: str
+    parts: tuple[str, ...] = ()
+
+
+def part_of(text: str) -> Part:
+    """The part that a value belongs to: by its lower-case text alone, the same on every machine."""
+    bucket = zlib.crc32(b"slot:" + text.lower().encode()) % 100
+    return "train" if bucket < TRAIN_BELOW else "valid" if bucket < VALID_BELOW else "test"
+
+
+@lru_cache(maxsize=1)
+def pools() -> Mapping[str, tuple[str, ...]]:
+    """Name of a pool -> its entries (data/pools.yaml)."""
+    raw = yaml.safe_load(files("calltune.data").joinpath("pools.yaml").read_text(encoding="utf-8"))
+    return {
+        name: tuple(e.strip() for e in re.split(r"[|\n]", text) if e.strip()) for name, text in raw.items()
+    }
+
+
+@lru_cache(maxsize=256)
+def pool_part(name: str, part: Part) -> tuple[str, ...]:
+    """The entries of a pool that belong to a part."""
+    return tuple(entry for entry in pools()[name] if part_of(entry) == part)
+
+
+def draw(kind: str, part: Part, rng: random.Random, used: set[str] | None = None) -> Value:
+    """A value of a kind from a part, with a text that is not in `used` (to which it is added).
+
+    A small range of integers may hold no value of the part; then any of the range is taken.
+    """
+    used = set() if used is None else used
+    last: Value | None = None
+    for _ in range(TRIES):
+        value = (
+            _draw_list(kind[5:], part, rng, used)
+            if kind.startswith("list ")
+            else _draw_one(kind, part, rng, used)
+        )
+        last = value
+        ours = kind in pools() or kind.startswith("list ") or part_of(value.text) == part
+        if ours and value.text.lower() not in used:
+            break
+    assert last is not None
+    used.add(last.text.lower())
+    return last
+
+
+def _draw_list(kind: str, part: Part, rng: random.Random, used: set[str]) -> Value:
+    """One to four items, written `a, b and c`."""
+    count = rng.choices((1, 2, 3, 4), (35, 35, 22, 8))[0]
+    own = set(used)
+    items = [draw(kind, part, rng, own) for _ in range(count)]
+    texts = [item.text for item in items]
+    text = texts[0] if count == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    return Value([item.value for item in items], text, tuple(texts))
+
+
+def _draw_one(kind: str, part: Part, rng: random.Random, used: set[str]) -> Value:
+    if kind in pools():
+        return _from_pool(kind, part, rng, used)
+    head, *bounds = kind.split()
+    if head == "int":
+        low, high = int(bounds[0]), int(bounds[1])
+        number = rng.randint(low, high)
+        return Value(number, str(number))
+    if head == "amount":
+        return _amount(rng)
+    text = _MAKERS[head](rng)
+    return Value(text, text)
+
+
+def _from_pool(name: str, part: Part, rng: random.Random, used: set[str]) -> Value:
+    """An entry; its inner {slots} are filled from the same part and noted as used."""
+    entries = pool_part(name, part) or pools()[name]
+    entry = rng.choice(entries)
+    text = re.sub(r"\{(\w+)\}", lambda match: draw(match[1], part, rng, set(used)).text, entry)
+    return Value(text, text)
+
+
+def _amount(rng: random.Random) -> Value:
+    """An amount as people write it: 250, 12.5, 49.95; the call's number prints as the request's text."""
+    shape = rng.random()
+    if shape < 0.5:
+        whole = rng.choice((rng.randint(5, 99), rng.randint(100, 2500), rng.randint(1, 99) * 10))
+        return Value(whole, str(whole))
+    digits = 1 if shape < 0.62 else 2
+    cents = rng.randint(1, 10**digits - 1)
+    text = f"{rng.randint(3, 999)}.{cents:0{digits}d}".rstrip("0")
+    return Value(float(text), text)
+
+
+def _date(rng: random.Random) -> str:
+    return (FIRST_DATE + datetime.timedelta(days=rng.randrange(DATE_DAYS))).isoformat()
+
+
+def _time(rng: random.Random) -> str:
+    return f"{rng.randint(7, 22):02d}:{rng.randrange(0, 60, 5):02d}"
+
+
+def _email(rng: random.Random) -> str:
+    name = rng.choice([entry for entry in pools()["person"] if " " not in entry]).lower()
+    return f"{name}@{rng.choice(('example.com', 'example.org', 'mail.example', 'work.example'))}"
+
+
+def _url(rng: random.Random) -> str:
+    return f"https://example.com/{rng.choice(pools()['query']).replace(' ', '-')}"
+
+
+def _id(rng: random.Random) -> str:
+    letters = "".join(rng.choices("ABCDEFGHKLMNPRSTUVWX", k=2))
+    return f"{letters}-{rng.randint(1000, 9999)}"
+
+
+_MAKERS = {
+    "date": _date,
+    "time": _time,
+    "datetime": lambda rng: f"{_date(rng)}T{_time(rng)}:00",
+    "email": _email,
+    "url": _url,
+    "id": _id,
+    "phone": lambda rng: f"555-{rng.randint(100, 9999):04d}",
+}

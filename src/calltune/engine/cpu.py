@@ -1,0 +1,99 @@
+"""What makes MLX quick on a CPU while `fast_cpu()` is active: attention, sigmoid and tanh on NumPy.
+
+MLX's CPU backend computes `exp` and its kin one element at a time (17-23 ns each); NumPy's vectorised ones need
+2. The replaced functions are looked up by mlx-lm's models at every call; `mx.compile` would have kept the old
+ones, and gains nothing on a CPU, so it is off meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from calltune.engine.attention import attention
+from calltune.engine.threads import in_parts
+
+Array = npt.NDArray[np.float32]
+
+_active = False
+
+
+@contextmanager
+def fast_cpu(enabled: bool = True) -> Iterator[None]:
+    """Within it, float32 work on the CPU takes the quick forms. Nothing changes on a GPU or if not `enabled`."""
+    global _active
+    if _active or not enabled or mx.default_device() != mx.cpu:
+        yield
+        return
+    plain = mx.fast.scaled_dot_product_attention, mx.sigmoid, mx.tanh
+    mx.fast.scaled_dot_product_attention = attention(plain[0])
+    mx.sigmoid, mx.tanh = _quick(plain[1], _sigmoid, _sigmoid_grad), _quick(plain[2], _tanh, _tanh_grad)
+    mx.disable_compile()
+    _active = True
+    try:
+        yield
+    finally:
+        mx.fast.scaled_dot_product_attention, mx.sigmoid, mx.tanh = plain
+        mx.enable_compile()
+        _active = False
+
+
+def is_fast() -> bool:
+    """Whether `fast_cpu` is active, and with it `Split` keys and values are understood."""
+    return _active
+
+
+def _quick(plain: Any, forward: Any, grad: Any) -> Any:
+    """An element-wise function of one array whose gradient follows from its output."""
+
+    @mx.custom_function
+    def quick(x: mx.array) -> mx.array:
+        mx.eval(x)
+        source = np.ascontiguousarray(np.array(x, copy=False))
+        out = np.empty(x.shape, np.float32)
+        in_parts(forward, source, out)
+        return mx.array(out)
+
+    @quick.vjp
+    def quick_vjp(primal: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+        mx.eval(cotangent, output)
+        given = np.ascontiguousarray(np.array(cotangent, copy=False))
+        out = np.empty(given.shape, np.float32)
+        in_parts(grad, np.array(output, copy=False), given, out)
+        return mx.array(out)
+
+    def function(x: Any, **rest: Any) -> mx.array:
+        usable = isinstance(x, mx.array) and x.dtype == mx.float32 and x.size >= 4096 and not rest
+        result: mx.array = quick(x) if usable else plain(x, **rest)
+        return result
+
+    return function
+
+
+def _sigmoid(x: Array, out: Array) -> None:
+    np.negative(x, out=out)
+    np.minimum(out, 80.0, out=out)  # beyond, exp overflows in float32
+    np.exp(out, out=out)
+    out += 1.0
+    np.reciprocal(out, out=out)
+
+
+def _sigmoid_grad(y: Array, given: Array, out: Array) -> None:
+    np.subtract(1.0, y, out=out)
+    out *= y
+    out *= given
+
+
+def _tanh(x: Array, out: Array) -> None:
+    np.tanh(x, out=out)
+
+
+def _tanh_grad(y: Array, given: Array, out: Array) -> None:
+    np.multiply(y, y, out=out)
+    np.subtract(1.0, out, out=out)
+    out *= given

@@ -1,0 +1,112 @@
+"""A model taken apart at two places: below the trained layers (trunk) and in front of the vocabulary (head).
+
+Any mlx-lm architecture whose body is a loop over `self.layers` between an embedding and a norm, followed by a
+head that works token by token, can be run in parts without changing it: its own `__call__` runs on a stand-in
+in which some attributes are replaced. MLX is lazy, so what a replaced part would have computed never is. Each
+use is checked numerically against the whole model (`check_parts`); where it differs, the plain way is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+class StandIn:
+    """Behaves like `target`, but for the attributes in `changed` and, if given, for being called."""
+
+    def __init__(self, target: Any, call: Callable[..., Any] | None = None, **changed: Any) -> None:
+        self.__dict__.update(_target=target, _call=call, **changed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_target"], name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.__dict__["_call"]
+        return call(*args, **kwargs) if call else self.__dict__["_target"](*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where a model keeps its body: `owner` applies the head, `owner.<body>` holds embedding and layers."""
+
+    owner: nn.Module
+    body: str
+
+    @property
+    def backbone(self) -> Any:
+        return getattr(self.owner, self.body)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        layers: Sequence[nn.Module] = self.backbone.layers
+        return layers
+
+
+def find_parts(model: nn.Module) -> Parts | None:
+    """The parts of a model, or None where it is not built from them."""
+    for owner in (model, getattr(model, "language_model", None)):
+        for body in ("model", "transformer", "backbone"):
+            if hasattr(getattr(owner, body, None), "layers"):
+                return Parts(owner, body)
+    return None
+
+
+def run_body(parts: Parts, ids: mx.array, cache: Any = None) -> mx.array:
+    """Hidden states (B, T, D) that enter the head."""
+    out: mx.array = parts.backbone(ids, cache)
+    return out
+
+
+def run_head(parts: Parts, hidden: mx.array) -> mx.array:
+    """Logits (..., V) of hidden states (..., D), with everything that the model does after its body."""
+    body = StandIn(parts.backbone, call=lambda *_, **__: hidden)
+    owner = StandIn(parts.owner, **{parts.body: body})
+    logits: mx.array = type(parts.owner).__call__(owner, mx.zeros(hidden.shape[:2], mx.int32))
+    return logits
+
+
+def run_trunk(parts: Parts, ids: mx.array, cut: int, cache: Any = None) -> mx.array:
+    """What enters layer `cut`, (B, T, D): embedding and layers [0, cut) only."""
+    caught: list[mx.array] = []
+
+    def catch(x: mx.array, *_: Any, **__: Any) -> mx.array:
+        caught.append(x)
+        return x
+
+    layers = [layer if i < cut else StandIn(layer, call=catch) for i, layer in enumerate(parts.layers)]
+    _run_with(parts, layers, ids, cache)
+    return caught[0]
+
+
+def run_top(parts: Parts, hidden: mx.array, cut: int, cache: Any = None) -> mx.array:
+    """Hidden states that enter the head, from what entered layer `cut`: layers [cut, n) and the norm."""
+    layers = [StandIn(layer, call=lambda *_, **__: hidden) if i < cut else layer
+              for i, layer in enumerate(parts.layers)]  # fmt: skip
+    return _run_with(parts, layers, mx.zeros(hidden.shape[:2], mx.int32), cache)
+
+
+def _run_with(parts: Parts, layers: list[Any], ids: mx.array, cache: Any) -> mx.array:
+    body = parts.backbone
+    out: mx.array = type(body).__call__(StandIn(body, layers=layers), ids, cache)
+    return out
+
+
+def check_parts(model: nn.Module, parts: Parts, cut: int, vocabulary: int, tolerance: float = 1e-3) -> str | None:
+    """None when the model run in parts gives the plain logits (a probe of 2 x 12 tokens), else how it differs.
+
+    The tolerance is relative to the largest logit and wide enough for bfloat16 rounding.
+    """
+    ids = mx.random.randint(0, vocabulary, (2, 12), key=mx.random.key(0))
+    plain = model(ids).astype(mx.float32)
+    try:
+        hidden = run_top(parts, run_trunk(parts, ids, cut), cut) if cut else run_body(parts, ids)
+        ours = run_head(parts, hidden).astype(mx.float32)
+        worst = (mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item()
+    except Exception as error:  # an architecture that is built otherwise may fail anywhere
+        return f"{type(error).__name__}: {error}"
+    return None if worst <= tolerance else f"logits differ by {worst:.2g}"

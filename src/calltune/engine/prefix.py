@@ -1,0 +1,132 @@
+"""Key/value caches for a prefix that many rows share: computed once, seen by all, differentiable.
+
+They follow mlx-lm's cache protocol (`offset`, `update_and_fetch`, `make_mask`; mlx_lm/models/cache.py), one
+object a layer, so that any attention model of mlx-lm runs with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.base import create_causal_mask
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+from calltune.engine.attention import Split
+
+KeyValues = list[tuple[mx.array, mx.array]]  # a layer each: (1, G, P, D)
+
+
+def supports_sharing(model: nn.Module) -> bool:
+    """Whether every layer keeps keys and values (a state-space layer, say, keeps something else)."""
+    return all(type(c) in (KVCache, RotatingKVCache) for c in make_prompt_cache(model))
+
+
+class Recorder:
+    """Runs under the prefix itself, batch 1: keeps the keys and values of its layer."""
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.keys_values: tuple[mx.array, mx.array] | None = None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        self.keys_values = (keys, values)
+        return keys, values
+
+    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        if return_array or (window_size and n > window_size):
+            return create_causal_mask(n, window_size=window_size)
+        return None if n == 1 else "causal"
+
+
+class Attached:
+    """Runs under the rows that follow a prefix, in training: every row sees the prefix, nothing is stored."""
+
+    def __init__(self, keys: mx.array, values: mx.array, split: bool) -> None:
+        self.prefix = (keys, values)
+        self.offset = keys.shape[2]
+        self.split = split
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+        pair = Split(self.prefix[0], keys), Split(self.prefix[1], values)
+        return pair if self.split else (pair[0].joined(), pair[1].joined())
+
+    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        if return_array or (window_size and self.offset + n > window_size):
+            return create_causal_mask(n, self.offset, window_size=window_size)
+        return "causal"
+
+
+class Decoding:
+    """Runs under generation: a shared prefix (or none) and rows of different lengths, padded on the left.
+
+    `pads` (B,) counts the padding of each row. Slot j of a row stands at position P + j - pad.
+    """
+
+    step = 64  # slots that the buffer grows by
+
+    def __init__(self, prefix: tuple[mx.array, mx.array] | None, pads: mx.array, split: bool) -> None:
+        self.prefix = prefix
+        self.length = 0 if prefix is None else prefix[0].shape[2]
+        self.pads = pads
+        self.padded = bool(mx.any(pads > 0).item())
+        self.split = split
+        self.used = 0
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+
+    @property
+    def offset(self) -> mx.array:
+        """Position of the next token of each row, (B,)."""
+        return self.length + self.used - self.pads
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+        b, g, n, d = keys.shape
+        if self.keys is None or self.values is None:
+            self.keys = mx.zeros((b, g, 0, d), keys.dtype)
+            self.values = mx.zeros((b, g, 0, values.shape[-1]), values.dtype)
+        if self.used + n > self.keys.shape[2]:
+            more = -(-(self.used + n - self.keys.shape[2]) // self.step) * self.step
+            room = mx.zeros((b, g, more, d), keys.dtype), mx.zeros((b, g, more, values.shape[-1]), values.dtype)
+            self.keys = mx.concatenate([self.keys, room[0]], axis=2)
+            self.values = mx.concatenate([self.values, room[1]], axis=2)
+        self.keys[:, :, self.used : self.used + n] = keys
+        self.values[:, :, self.used : self.used + n] = values
+        self.used += n
+        own = self.keys[:, :, : self.used], self.values[:, :, : self.used]
+        if self.prefix is None:
+            return own
+        pair = Split(self.prefix[0], own[0]), Split(self.prefix[1], own[1])
+        return pair if self.split else (pair[0].joined(), pair[1].joined())
+
+    def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        """Bool (B, 1, n, P + S) or a shorter form where nothing needs hiding."""
+        total = self.length + self.used + n
+        windowed = window_size is not None and total > window_size
+        if not (windowed or self.padded or return_array):
+            return None if n == 1 else "causal"
+        slots = mx.arange(self.used + n)[None]
+        pads = self.pads[:, None]
+        own = self.length + slots - pads
+        keys = own
+        if self.length:
+            prefix = mx.broadcast_to(mx.arange(self.length)[None], (own.shape[0], self.length))
+            keys = mx.concatenate([prefix, own], axis=1)  # (B, P + S) positions
+        hidden = mx.concatenate([mx.zeros((own.shape[0], self.length), mx.bool_), slots < pads], axis=1)
+        queries = own[:, -n:, None]
+        seen = (keys[:, None] <= queries) & ~hidden[:, None]
+        if window_size is not None:
+            seen = seen & (queries - keys[:, None] < window_size)
+        # A padding query sees only itself: a row of nothing but hidden keys would be NaN.
+        itself = mx.concatenate(
+            [mx.zeros((n, self.length), mx.bool_), slots == slots[0, -n:, None]], axis=1
+        )
+        return (seen | itself[None])[:, None]
+
+    def keep(self, rows: mx.array) -> None:
+        """Only these rows go on."""
+        self.pads = self.pads[rows]
+        self.padded = bool(mx.any(self.pads > 0).item())
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[rows], self.values[rows]

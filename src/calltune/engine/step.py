@@ -1,0 +1,215 @@
+"""The loss of a batch and its gradient: only what the loss needs is computed, and each saving has a switch.
+
+- selecting head: logits at the positions that carry loss only (engine/losses.py)
+- shared prefix: tokens with which every row starts run once a step, with gradients through them
+- frozen trunk: layers below the trained ones run once a row, not once an epoch
+- fast CPU: attention and element-wise functions on NumPy (engine/cpu.py)
+
+Each is exact; each that a model does not allow is left out, and `Plan.notes` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from calltune.batching import Batch
+from calltune.engine.cpu import fast_cpu
+from calltune.engine.losses import token_losses
+from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_head, run_top, run_trunk
+from calltune.engine.prefix import Attached, Recorder, supports_sharing
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The switches. All off is the plain way: every token, every layer, every logit."""
+
+    selecting_head: bool = True
+    shared_prefix: bool = True
+    frozen_trunk: bool = True
+    fast_cpu: bool = True
+    trunk_bytes: int = 4 << 30  # of stored trunk states; rows beyond it are computed anew
+
+
+@dataclass
+class Plan:
+    """How one run computes its loss. Made by `plan_step`; holds the states of the frozen trunk."""
+
+    model: nn.Module
+    parts: Parts | None
+    cut: int  # layers [0, cut) are a frozen trunk; 0: none
+    prefix: tuple[int, ...]
+    head_frozen: bool
+    speed: Speed
+    notes: list[str] = field(default_factory=list)
+    rows: dict[tuple[str, int], mx.array] = field(default_factory=dict)  # trunk states (T, D) of a row
+    stored_bytes: int = 0
+    prefix_states: mx.array | None = None  # (1, P, D)
+    prefix_keys: list[tuple[mx.array, mx.array]] = field(default_factory=list)
+
+    def context(self) -> AbstractContextManager[None]:
+        return fast_cpu(self.speed.fast_cpu)
+
+
+def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabulary: int, *, dropout: float) -> Plan:
+    """Decide what can be saved for this model, checking each saving against the plain logits first."""
+    parts = find_parts(model) if speed.selecting_head else None
+    plan = Plan(model, parts, 0, (), True, speed)
+    trained = [name for name, _ in tree_flatten(model.trainable_parameters())]
+    plan.head_frozen = all(".layers." in f".{name}" for name in trained)
+    if parts is None:
+        plan.notes.append("selecting head off" if not speed.selecting_head else
+                          f"plain loss: the parts of {type(model).__name__} were not found")  # fmt: skip
+        return plan
+    with plan.context():
+        if reason := check_parts(model, parts, 0, vocabulary):
+            plan.parts = None
+            plan.notes.append(f"plain loss: the model run in parts {reason}")
+            return plan
+        if speed.frozen_trunk and plan.head_frozen:
+            cut = first_trained_layer(parts)
+            if cut and not (reason := check_parts(model, parts, cut, vocabulary)):
+                plan.cut = cut
+            elif cut:
+                plan.notes.append(f"no frozen trunk: {reason}")
+        if prefix and speed.shared_prefix:
+            if dropout:
+                plan.notes.append("no shared prefix: dropout would be the same for all rows")
+            elif reason := check_prefix(plan, vocabulary):
+                plan.notes.append(f"no shared prefix: {reason}")
+            else:
+                plan.prefix = prefix
+        if plan.cut and plan.prefix:
+            _run_prefix_trunk(plan)
+    return plan
+
+
+def first_trained_layer(parts: Parts) -> int:
+    """Index of the lowest layer with trainable parameters."""
+    return next((i for i, layer in enumerate(parts.layers) if tree_flatten(layer.trainable_parameters())), 0)
+
+
+def check_prefix(plan: Plan, vocabulary: int, tolerance: float = 1e-3) -> str | None:
+    """None when 2 rows after a shared prefix of 8 tokens give the plain logits, else how they differ."""
+    model, parts = plan.model, plan.parts
+    if parts is None or not supports_sharing(model):
+        return "the model's layers keep more than keys and values"
+    ids = mx.random.randint(0, vocabulary, (2, 14), key=mx.random.key(1))
+    ids = mx.concatenate([mx.broadcast_to(ids[:1, :8], (2, 8)), ids[:, 8:]], axis=1)
+    plain = model(ids)[:, 8:].astype(mx.float32)
+    try:
+        caches = _record(parts, lambda cache: run_body(parts, ids[:1, :8], cache))
+        ours = run_head(parts, run_body(parts, ids[:, 8:], _attach(caches, plan))).astype(mx.float32)
+        worst = (mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item()
+    except Exception as error:  # an architecture that is built otherwise may fail anywhere
+        return f"{type(error).__name__}: {error}"
+    return None if worst <= tolerance * 20 else f"logits differ by {worst:.2g}"
+
+
+def batch_losses(plan: Plan, batch: Batch, part: str = "train") -> mx.array:
+    """Losses (N,) float32 of the batch's targets, differentiable in the trained parameters.
+
+    `part` names the set that the batch's indices count in (the trunk's states are kept by it).
+    """
+    rows, columns, targets = mx.array(batch.rows), mx.array(batch.columns), mx.array(batch.targets)
+    ids = mx.maximum(mx.array(batch.ids), 0)
+    parts = plan.parts
+    if parts is None:
+        logits = plan.model(ids)[rows, columns].astype(mx.float32)
+        return nn.losses.cross_entropy(logits, targets)
+    if plan.cut:
+        hidden = run_top(parts, _trunk_states(plan, batch, ids, part), plan.cut, _prefix_cache(plan))
+    else:
+        hidden = run_body(parts, ids, _prefix_cache(plan))
+    return token_losses(hidden[rows, columns], targets, lambda h: run_head(parts, h), chunked=plan.head_frozen)
+
+
+def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx.array], Any]]:
+    """A function of (batch, total) that gives ((sum of losses / total, losses (N,)), gradients).
+
+    `total` counts the trained tokens of all micro-batches of an update, so that accumulated gradients weigh
+    every token alike (trap T17).
+    """
+
+    def loss(model: nn.Module, batch: Batch, total: int) -> tuple[mx.array, mx.array]:
+        losses = batch_losses(plan, batch)
+        return losses.sum() / total, losses
+
+    function = nn.value_and_grad(plan.model, loss)
+    return lambda batch, total: function(plan.model, batch, total)
+
+
+# ---- the prefix and the trunk ---------------------------------------------------------------------------------
+
+
+def _record(parts: Parts, run: Callable[[list[Recorder]], Any]) -> list[Recorder]:
+    caches = [Recorder() for _ in parts.layers]
+    run(caches)
+    return caches
+
+
+def _attach(caches: Sequence[Recorder], plan: Plan) -> list[Attached]:
+    from calltune.engine.cpu import is_fast
+
+    return [Attached(*cache.keys_values, split=is_fast()) for cache in caches if cache.keys_values]
+
+
+def _run_prefix_trunk(plan: Plan) -> None:
+    """The prefix through the frozen layers, once a run: its states and its keys and values there."""
+    parts = plan.parts
+    assert parts is not None
+    caches = [Recorder() for _ in parts.layers]
+    plan.prefix_states = run_trunk(parts, mx.array([plan.prefix]), plan.cut, caches)
+    plan.prefix_keys = [cache.keys_values for cache in caches[: plan.cut] if cache.keys_values]
+    mx.eval(plan.prefix_states, plan.prefix_keys)
+
+
+def _prefix_cache(plan: Plan) -> list[Attached] | None:
+    """Caches through which the rows see the prefix, differentiable in the trained layers."""
+    parts = plan.parts
+    if parts is None or not plan.prefix:
+        return None
+    if plan.prefix_states is None:
+        return _attach(_record(parts, lambda c: run_body(parts, mx.array([plan.prefix]), c)), plan)
+    states = plan.prefix_states
+    caches = _record(parts, lambda c: run_top(parts, states, plan.cut, c))
+    for cache, pair in zip(caches, plan.prefix_keys, strict=False):
+        cache.keys_values = pair
+    return _attach(caches, plan)
+
+
+def _trunk_states(plan: Plan, batch: Batch, ids: mx.array, part: str) -> mx.array:
+    """What enters the lowest trained layer, (B, T, D): from the store, computed first where it is missing.
+
+    Padding is zeros there; no real token sees it, since it stands at the end.
+    """
+    keys = [(part, index) for index in batch.indices]
+    width = ids.shape[1]
+    if all(key in plan.rows for key in keys):
+        rows = [plan.rows[key] for key in keys]
+        padded = [mx.pad(row, ((0, width - row.shape[0]), (0, 0))) for row in rows]
+        return mx.stack(padded)
+    parts = plan.parts
+    assert parts is not None
+    cache = None
+    if plan.prefix:
+        found = [Recorder() for _ in parts.layers]
+        for recorder, pair in zip(found, [*plan.prefix_keys, *[plan.prefix_keys[-1]] * len(found)], strict=False):
+            recorder.keys_values = pair
+        cache = _attach(found, plan)
+    states = mx.stop_gradient(run_trunk(parts, ids, plan.cut, cache))
+    mx.eval(states)
+    lengths = (batch.ids >= 0).sum(axis=1).tolist()
+    size = sum(lengths) * states.shape[-1] * states.itemsize
+    if plan.stored_bytes + size <= plan.speed.trunk_bytes:
+        plan.stored_bytes += size
+        for row, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+            plan.rows[key] = mx.contiguous(states[row, :length])
+        mx.eval([plan.rows[key] for key in keys])
+    return states

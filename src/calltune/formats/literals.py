@@ -1,0 +1,136 @@
+"""Values as models and data sets write them: JSON, Python literals, and mixtures of the two.
+
+Limits instead of trust: a value is data from outside, and neither depth nor length may blow up.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import warnings
+from typing import Any, NoReturn
+
+MAX_DEPTH = 100  # levels of brackets; CPython's own parser ends at 200
+MAX_LITERAL = 2_000_000  # characters given to Python's parser, which needs about 100 bytes for each
+
+# A string of either quote, a bracket, or a quote that never closes. Possessive: linear in the text.
+TOKEN = re.compile(
+    r""" "[^"\\]*+(?:\\.[^"\\]*+)*+" | '[^'\\]*+(?:\\.[^'\\]*+)*+' | [{}\[\]"'] """, re.DOTALL | re.VERBOSE
+)
+NAMES = {"None": None, "True": True, "False": False, "null": None, "true": True, "false": False}
+
+
+def balanced_end(text: str, start: int) -> int | None:
+    """Index after the bracket that closes the one at `start`; None if there is none. Strings are skipped
+    whole, so brackets, quotes and markers inside them do not count (T35). Raises ValueError when the
+    value is nested deeper than MAX_DEPTH."""
+    depth = 0
+    for match in TOKEN.finditer(text, start):
+        first = match[0][0]
+        if first in "{[":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        elif first in "}]":
+            depth -= 1
+            if depth == 0:
+                return match.end()
+        elif len(match[0]) == 1:
+            return None
+    return None
+
+
+def read_json(text: str) -> Any:
+    """The JSON value that `text` is; like `json.loads`, but NaN, infinities, a key given twice and too deep
+    a nesting are a ValueError as well, and raw newlines in strings are accepted."""
+    try:
+        return _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_value(text: str) -> Any:
+    """The JSON value that `text` is, written as JSON or as a Python literal (quotes of both kinds, None,
+    True, tuples, a trailing comma; also mixed with true, false and null). Raises ValueError with the reason.
+
+    Not accepted: NaN and infinities, which JSON has not, and a key given twice, which would lose a value.
+    """
+    stripped = text.strip()
+    if stripped[:1] in ("{", "["):
+        balanced_end(stripped, 0)  # raises if it is too deep for the parsers below
+    try:
+        return _DECODER.decode(stripped)
+    except _Refused:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    if stripped[:1] not in ("{", "[", "(", "'", '"') and stripped not in NAMES:
+        raise ValueError(f"not JSON: {reason}")
+    if len(stripped) > MAX_LITERAL:
+        raise ValueError(f"not JSON: {reason}; too long for a Python literal")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # an unknown escape keeps its backslash
+            warnings.simplefilter("ignore", DeprecationWarning)
+            tree = ast.parse(stripped, mode="eval")
+        return _from_tree(tree.body)
+    except _Refused:
+        raise
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise ValueError(f"neither JSON ({reason}) nor a Python literal") from None
+
+
+class _Refused(ValueError):
+    """Readable, but not to be accepted: no second reading is tried."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _Refused(f"the key {twice!r} is given twice")
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise _Refused(f"{text[:40]} is too large for a number")
+    return number
+
+
+def _constant(text: str) -> NoReturn:
+    raise _Refused(f"{text} is no JSON value")
+
+
+# strict=False: models write raw newlines and tabs into strings
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant, strict=False
+)
+
+
+def _from_tree(node: ast.expr) -> Any:
+    """A value of the syntax tree; only what JSON can say. Raises ValueError."""
+    match node:
+        case ast.Constant(value=bool() | str() | None as value):
+            return value
+        case ast.Constant(value=int() | float() as value):
+            return _finite(repr(value)) if isinstance(value, float) else value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.Name(id=name) if name in NAMES:
+            return NAMES[name]
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return [_from_tree(item) for item in items]
+        case ast.Dict(keys=keys, values=values):
+            return _unique([(_key(k), _from_tree(v)) for k, v in zip(keys, values, strict=True)])
+    raise ValueError(f"{type(node).__name__} is no literal")
+
+
+def _key(node: ast.expr | None) -> str:
+    key = None if node is None else _from_tree(node)
+    if isinstance(key, bool) or not isinstance(key, (str, int)):
+        raise ValueError("a key is a string")
+    return str(key)

@@ -1,0 +1,211 @@
+"""The values that everything passes around: tools, calls, messages, conversations, replies.
+
+All are frozen. Arguments are plain dictionaries here; only OpenAI messages carry them as JSON text
+(CONTRACT). Nothing in this file knows a tokenizer, a template or MLX.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+from jsonschema import Draft202012Validator
+
+from calltune.errors import InputError, Problem
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may call. `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return tuple(self.parameters.get("required", ()))
+
+    @property
+    def properties(self) -> Mapping[str, Mapping[str, Any]]:
+        properties: Mapping[str, Mapping[str, Any]] = self.parameters.get("properties") or {}
+        return properties
+
+    def to_openai(self) -> dict[str, Any]:
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+    @staticmethod
+    def from_openai(value: Any, path: str = "/tools") -> Tool:
+        """`{"type": "function", "function": {...}}` or the bare function. Raises InputError."""
+        function = value.get("function", value) if isinstance(value, Mapping) else value
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise InputError(
+                "a tool could not be read",
+                problems=[Problem("bad_tool", shorten(value), "an object with a `name`", path)],
+            )
+        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        if not isinstance(parameters, Mapping):
+            problem = Problem("bad_tool", shorten(parameters), "a JSON Schema object", f"{path}/parameters")
+            raise InputError("a tool could not be read", problems=[problem])
+        return Tool(function["name"], str(function.get("description") or ""), parameters)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call as it was read or made. A call that could not be read keeps its `raw` text and the `error`."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    id: str | None = None
+    raw: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": dict(self.arguments)}
+
+    def to_openai(self, index: int = 0) -> dict[str, Any]:
+        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        return {
+            "id": self.id or f"call_{index}",
+            "type": "function",
+            "function": {"name": self.name, "arguments": arguments},
+        }
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. An assistant's turn may hold a plan (`thinking`), calls and content at once."""
+
+    role: Role
+    content: str = ""
+    thinking: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+    name: str | None = None  # of the tool whose result this is (role "tool")
+    call_id: str | None = None  # of the call that this result answers (role "tool")
+
+    def to_openai(self) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.thinking is not None:
+            message["reasoning_content"] = self.thinking
+        if self.calls:
+            message["tool_calls"] = [call.to_openai(i) for i, call in enumerate(self.calls)]
+            message["content"] = self.content or None
+        if self.role == "tool":
+            message |= {k: v for k, v in (("name", self.name), ("tool_call_id", self.call_id)) if v}
+        return message
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages with the tools that they were offered: one row of data, or one prompt.
+
+    `id` is the case's own id, else `FILE:LINE`. `meta` carries what a reader or generator knows about
+    the row (category, phrasing template, source line) and never reaches the model.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    id: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_openai(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"messages": [m.to_openai() for m in self.messages]}
+        if self.tools:
+            row["tools"] = [tool.to_openai() for tool in self.tools]
+        if self.id is not None:
+            row["id"] = self.id
+        if self.meta:
+            row["meta"] = dict(self.meta)
+        return row
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered: its plan, its calls and its text. `raw` is the text as generated.
+
+    `errors` says what could not be read; nothing of `raw` is ever lost. `truncated`: the token limit
+    ended it, not the model.
+    """
+
+    thinking: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+    content: str = ""
+    raw: str = ""
+    errors: tuple[str, ...] = ()
+    truncated: bool = False
+
+    def to_message(self) -> Message:
+        return Message("assistant", self.content, self.thinking, tuple(c for c in self.calls if not c.error))
+
+
+def shorten(value: Any, limit: int = 80) -> str:
+    """A value as one short line for an error message."""
+    text = value if isinstance(value, str) else repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def read_tools(value: Any, path: str = "/tools") -> tuple[Tool, ...]:
+    """Tools from a list of OpenAI dictionaries, or from that list as JSON text (T13). Raises InputError."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else []
+        except ValueError as error:
+            problem = Problem("bad_tools", shorten(value), f"JSON ({error})", path)
+            raise InputError("the tools could not be read", problems=[problem]) from None
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, Sequence):
+        problem = Problem("bad_tools", shorten(value), "a list of tools", path)
+        raise InputError("the tools could not be read", problems=[problem])
+    return tuple(Tool.from_openai(item, f"{path}/{i}") for i, item in enumerate(value))
+
+
+def find_tool(tools: Sequence[Tool], name: str) -> Tool | None:
+    return next((tool for tool in tools if tool.name == name), None)
+
+
+@lru_cache(maxsize=4096)
+def _validator(schema_text: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema_text))
+
+
+def validate_call(call: ToolCall, tools: Sequence[Tool], path: str = "") -> list[Problem]:
+    """Every way in which a call does not fit the offered tools; an empty list means that it is valid.
+
+    Beyond the schema's own words, an argument that the schema does not name is a problem unless the
+    schema says `additionalProperties`.
+    """
+    if call.error:
+        return [Problem("unreadable_call", shorten(call.raw or ""), call.error, path)]
+    tool = find_tool(tools, call.name)
+    if tool is None:
+        names = ", ".join(t.name for t in tools) or "no tool"
+        return [Problem("unknown_function", call.name, f"one of: {names}", f"{path}/name")]
+    problems = []
+    if "additionalProperties" not in tool.parameters:
+        for key in call.arguments:
+            if key not in tool.properties:
+                expected = ", ".join(tool.properties) or "no arguments"
+                place = f"{path}/arguments/{key}"
+                problems.append(Problem("unknown_argument", f"{call.name}.{key}", expected, place))
+    try:
+        errors = list(_validator(json.dumps(tool.parameters, sort_keys=True)).iter_errors(dict(call.arguments)))
+    except Exception as error:  # an unresolvable $ref, a bad pattern, an unknown type: each another kind
+        text = shorten(str(error), 160)
+        return [*problems, Problem("bad_schema", f"{tool.name}: {text}", "a JSON Schema that can be applied", path)]
+    for error in errors:
+        place = "".join(f"/{part}" for part in error.absolute_path)
+        kind = {"required": "missing_argument", "type": "wrong_type", "enum": "not_in_enum"}
+        name = kind.get(str(error.validator), f"schema_{error.validator}")
+        problems.append(Problem(name, shorten(error.message, 160), "", f"{path}/arguments{place}"))
+    return problems

@@ -1,0 +1,229 @@
+"""Settings of the commands: strict dataclasses, filled from YAML and flags, saved with the result.
+
+An unknown key or a value of the wrong type is an error, and all of them are told at once. Every field is a
+flag of the command (`num_layers` is `--num-layers`) and a key of its YAML file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from calltune.errors import InputError, Problem
+
+S = TypeVar("S")
+
+
+def _help(text: str, default: Any) -> Any:
+    """A field with the text of its flag's help."""
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What `calltune train` does. Counts of steps are optimizer updates."""
+
+    model: str = _help("folder, hub name, .gguf file or built-in name", "")
+    data: str | None = _help("file, folder, hub data set or builtin:assistant", None)
+    tools: str | None = _help("Python file or OpenAI tools JSON: training requests are made for it", None)
+    out: str = _help("folder of the run", "runs/last")
+    overwrite: bool = _help("replace a run that is in the folder", False)
+    seed: int = _help("seed of split, order, adapter and made data", 0)
+    # data
+    test: float = _help("share of rows held out for testing", 0.1)
+    valid: float = _help("share of rows held out for choosing the checkpoint", 0.05)
+    split_by: Literal["row", "tool"] = _help("hold out rows, or whole tools", "row")
+    rows: int = _help("how many training rows to make from --tools", 720)
+    shuffle_tools: Literal["auto", "always", "never"] = _help("mix the order of each row's tools (T22)", "auto")
+    max_seq_length: int = _help("longer rows are dropped and counted, never cut", 2048)
+    # template
+    template: str | None = _help("a Jinja chat template of your own", None)
+    roles: Mapping[str, str] = _help("role names of your template, as user=human,assistant=model",
+                                     {})  # fmt: skip
+    think: bool = _help("train the plan in <think>", True)
+    merge_system: bool | None = _help("put the system text in front of the first user message", None)
+    think_instruction: str | None = _help("the sentence that asks for a plan", None)
+    # adapter
+    fine_tune: Literal["lora", "dora", "full"] = _help("what is trained", "lora")
+    num_layers: int = _help("how many layers from the top are trained; -1 for all", 8)
+    rank: int = _help("rank of the adapter", 16)
+    scale: float = _help("strength of the adapter", 20.0)
+    alpha: float | None = _help("if given, scale = alpha / rank as in peft", None)
+    dropout: float = _help("dropout in the adapter", 0.0)
+    keys: tuple[str, ...] = _help("endings of the layers' names to adapt, or all", ("q_proj", "v_proj"))
+    # optimisation
+    epochs: float = _help("passes over the training rows", 2.0)
+    iters: int | None = _help("updates; if given, instead of epochs", None)
+    batch_size: int = _help("rows a batch", 4)
+    grad_accumulation: int = _help("batches an update", 1)
+    optimizer: Literal["adam", "adamw"] = _help("with bias correction", "adamw")
+    learning_rate: float = _help("highest learning rate", 2e-4)
+    schedule: Literal["cosine", "linear", "constant"] = _help("after the warm-up", "cosine")
+    warmup: float = _help("share of the updates that warm up", 0.05)
+    weight_decay: float = _help("of adamw", 0.0)
+    clip: float = _help("largest norm of the gradient; 0 for none", 1.0)
+    # reports
+    steps_per_report: int = _help("updates between lines of metrics", 10)
+    steps_per_eval: int = _help("updates between validations; 0: at start and end only", 50)
+    val_batches: int = _help("validation batches, always the same ones; -1 for all", -1)
+    save_every: int = _help("updates between saved adapters; 0: at the end only", 0)
+    # speed: every one is exact
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "quantized"] = _help("precision of the base", "auto")
+    selecting_head: bool = _help("logits only where the loss is", True)
+    shared_prefix: bool = _help("run tokens that all rows share once a step", True)
+    frozen_trunk: bool = _help("run layers below the trained ones once a row", True)
+    fast_cpu: bool = _help("attention and element-wise work on NumPy", True)
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What `calltune eval` does."""
+
+    data: str | None = _help("file, folder or hub data set; default: the run's held-out test part", None)
+    out: str | None = _help("folder for predictions.jsonl and the report", None)
+    limit: int | None = _help("at most this many cases", None)
+    baseline: str | None = _help("a model or run to compare with on the same cases; 'base': without adapter", None)
+    fail_under: Mapping[str, float] = _help("exit 1 below these, as call_exact_match=0.9,no_call_accuracy=0.8",
+                                            {})  # fmt: skip
+    max_tokens: int = _help("longest reply in tokens", 256)
+    batch_size: int = _help("replies made side by side", 32)
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "quantized"] = _help("precision of the base", "auto")
+
+
+def resolve(kind: type[S], given: Mapping[str, Any], source: str) -> S:
+    """Settings of `kind` from a mapping. Raises InputError with every unknown key and wrong value."""
+    hints = typing.get_type_hints(kind)
+    problems, values = [], {}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, 1)
+            problems.append(Problem("unknown_setting", key, f"{near[0]}?" if near else "a known name", f"/{key}"))
+            continue
+        try:
+            values[name] = convert(value, hints[name])
+        except ValueError as error:
+            problems.append(Problem("wrong_value", f"{key}: {str(value)[:80]}", str(error), f"/{key}"))
+    if problems:
+        raise InputError(f"the settings in {source} are not right", problems=problems,
+                         next_step="`calltune train --help` lists every setting")  # fmt: skip
+    return kind(**values)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of settings. Raises InputError."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise InputError(f"the settings file {path} cannot be read: {error.strerror}",
+                         next_step="check the path given with --config") from error  # fmt: skip
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}", next_step="correct the line named") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds {type(value).__name__}, not settings", next_step="write lines of `name: value`")
+    return value
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """A value from YAML or a flag as the field's type. Raises ValueError with what was expected."""
+    options = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None or value == "none":
+            return None
+        return convert(value, next(o for o in options if o is not type(None)))
+    if origin is Literal:
+        if value not in options:
+            raise ValueError(f"one of {', '.join(map(str, options))}")
+        return value
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)) or not all(isinstance(p, str) for p in parts):
+            raise ValueError("a list of names")
+        return tuple(p.strip() for p in parts if p.strip())
+    if origin is not None and issubclass(origin, Mapping):
+        return _pairs(value, options[1])
+    return _plain(value, hint)
+
+
+def _pairs(value: Any, kind: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        parts = [part.partition("=") for part in value.split(",") if part.strip()]
+        if any(not sign for _, sign, _ in parts):
+            raise ValueError("name=value, with commas between")
+        value = {name.strip(): text.strip() for name, _, text in parts}
+    if not isinstance(value, Mapping):
+        raise ValueError("names with values")
+    return {str(k): _plain(v, kind) for k, v in value.items()}
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise ValueError("true or false")
+    if isinstance(value, bool):
+        raise ValueError({int: "a whole number", float: "a number", str: "text"}[kind])
+    try:
+        if kind is int:
+            number = float(value)
+            if number != int(number):
+                raise ValueError
+            return int(number)
+        if kind is float:
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("a whole number" if kind is int else "a number") from None
+    if not isinstance(value, str):
+        raise ValueError("text")
+    return value
+
+
+def add_flags(parser: argparse.ArgumentParser, kind: type[Any], skip: tuple[str, ...] = ()) -> None:
+    """A flag for every field. Flags that are not given stay absent, so that YAML and defaults show through."""
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if item.name in skip:
+            continue
+        flag, text = f"--{item.name.replace('_', '-')}", item.metadata["help"]
+        options = typing.get_args(hints[item.name])
+        if hints[item.name] is bool or bool in options:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+                                help=f"{text} (default: {_shown(_default(item))})")  # fmt: skip
+            continue
+        shown = f"{text} (default: {_shown(_default(item))})".replace("%", "%%")
+        parser.add_argument(flag, default=argparse.SUPPRESS, metavar=item.name.upper(), help=shown)
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    return {} if item.default is dataclasses.MISSING else item.default
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, Mapping):
+        return "none" if not value else str(dict(value))
+    return "none" if value is None or value == "" else str(value)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return dict(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}

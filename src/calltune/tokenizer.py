@@ -1,0 +1,82 @@
+"""A model's tokenizer as calltune needs it: ids with offsets, stop ids, the template that came with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calltune.errors import InputError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """`inner` is a transformers fast tokenizer. Text is always encoded as it stands: special tokens in it are
+    read as such, and none is added (trap T02: what writes a BOS is the template, in training as in use)."""
+
+    inner: Any
+    stop_ids: frozenset[int]
+    template: str | None = None
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.inner.encode(text, add_special_tokens=False)
+        return ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and, for each, the half-open range of characters that it stands for."""
+        encoded = self.inner(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoded["input_ids"], [tuple(pair) for pair in encoded["offset_mapping"]]
+
+    def decode(self, ids: Sequence[int], *, keep_special: bool = True) -> str:
+        text: str = self.inner.decode(
+            list(ids), skip_special_tokens=not keep_special, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def has_token(self, text: str) -> bool:
+        """Whether `text` is one token of the vocabulary (a turn marker, say)."""
+        return len(self.encode(text)) == 1
+
+    def special_variables(self) -> dict[str, str]:
+        """`bos_token`, `eos_token` and so on, as chat templates expect them."""
+        return {key: str(value) for key, value in self.inner.special_tokens_map.items() if isinstance(value, str)}
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder, without the folder's own code. Raises InputError when there is none."""
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise InputError(
+            f"the model folder {folder} has no tokenizer (looked for {', '.join(TOKENIZER_FILES)})",
+            next_step="copy the tokenizer files of the model there, or name another folder",
+        )
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    try:
+        inner = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds; all mean the same to the user
+        raise InputError(
+            f"the tokenizer in {folder} could not be read: {error}",
+            next_step="check tokenizer.json and tokenizer_config.json, or fetch the model again",
+        ) from error
+    if not inner.is_fast:
+        raise InputError(
+            f"the tokenizer in {folder} has no fast form, which the loss spans need",
+            next_step="save it once with transformers' AutoTokenizer(...).save_pretrained on a machine that converts it",
+        )
+    return Tokenizer(inner, frozenset(_stop_ids(folder, inner)), inner.chat_template or None)
+
+
+def _stop_ids(folder: Path, inner: Any) -> set[int]:
+    """Every id that ends a turn, from the tokenizer, config.json and generation_config.json."""
+    found = {inner.eos_token_id}
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        if path.exists():
+            ids = json.loads(path.read_text()).get("eos_token_id")
+            found |= set(ids) if isinstance(ids, list) else {ids}
+    return {i for i in found if isinstance(i, int)}

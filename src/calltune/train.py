@@ -1,0 +1,276 @@
+"""Training: rows to an adapter, in the order in which things happen.
+
+    settings -> rows -> template -> examples -> plan of the step -> batches -> updates -> run folder
+
+One trainer. What the loss computes stands in engine/step.py, what a batch is in batching.py; the command hands
+in what belongs above (callbacks, progress).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoch, plan_training
+from calltune.engine import optim
+from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
+from calltune.engine.load import LoadedModel, load
+from calltune.engine.step import Plan, Speed, plan_step
+from calltune.errors import CannotFinish, InputError
+from calltune.prepare import Prepared, prepare
+from calltune.progress import Progress, Silent
+from calltune.render import Example
+from calltune.runs import Run, RunWriter
+from calltune.settings import TrainSettings
+
+
+class Callback(Protocol):
+    """mlx-lm's `TrainingCallback` (mlx_lm/tuner/callbacks.py); a subclass of it works unchanged."""
+
+    def on_train_loss_report(self, train_info: dict[str, Any]) -> Any: ...
+    def on_val_loss_report(self, val_info: dict[str, Any]) -> Any: ...
+
+
+def train(
+    settings: TrainSettings,
+    data: Any = None,
+    *,
+    callback: Callback | None = None,
+    progress: Progress | None = None,
+    loaded: LoadedModel | None = None,
+) -> Run:
+    """Train an adapter and write the run folder `settings.out`.
+
+    `data` may be rows, conversations, splits or a data set in memory, instead of `settings.data`; `loaded` a
+    base model that is in memory already (it is changed). Raises InputError for bad settings or data before
+    anything is trained, CannotFinish when the numbers break.
+    """
+    progress = progress or Silent()
+    writer = RunWriter(Path(settings.out), overwrite=settings.overwrite)
+    loaded = loaded or load(settings.model, settings.dtype)
+    progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
+    prepared = prepare(settings, loaded.tokenizer, data)
+    for note in prepared.notes:
+        progress.say(note)
+    adapter = adapter_settings(settings)
+    keys = add_adapter(loaded.model, adapter, settings.seed)
+    progress.say(f"trainable parameters: {trainable_count(loaded.model):,} ({settings.fine_tune})")
+    plan = make_plan(loaded, prepared, settings)
+    for note in plan.notes:
+        progress.say(note)
+    with writer:
+        writer.begin(settings, prepared, loaded)
+        loop = Loop(plan, prepared, settings, writer, callback, progress)
+        loop.run()
+        save_adapter(writer.folder, loop.best_arrays, adapter, keys, loaded.folder, len(loaded.model.layers))
+        restore(loaded, loop.best_arrays)
+        return writer.finish(prepared, loop.summary())
+
+
+def adapter_settings(settings: TrainSettings) -> AdapterSettings:
+    return AdapterSettings(
+        kind=settings.fine_tune, num_layers=settings.num_layers, rank=settings.rank, scale=settings.scale,
+        dropout=settings.dropout, keys=settings.keys, alpha=settings.alpha,
+    )  # fmt: skip
+
+
+def make_plan(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) -> Plan:
+    """How the loss is computed for these examples: what all of them share, and the speed switches."""
+    speed = Speed(settings.selecting_head, settings.shared_prefix, settings.frozen_trunk, settings.fast_cpu)
+    prefix = common_prefix([*prepared.train, *prepared.valid])
+    return plan_step(loaded.model, prefix, speed, loaded.vocabulary, dropout=settings.dropout)
+
+
+def restore(loaded: LoadedModel, arrays: dict[str, Any]) -> None:
+    """The model with these trained arrays, ready to generate."""
+    loaded.model.load_weights(list(arrays.items()), strict=False)
+    loaded.model.eval()
+
+
+@dataclass
+class Loop:
+    """The updates of one run. All counts are optimizer updates, whatever the accumulation (trap T17)."""
+
+    plan: Plan
+    prepared: Prepared
+    settings: TrainSettings
+    writer: RunWriter
+    callback: Callback | None
+    progress: Progress
+    update: int = 0
+    best_loss: float = math.inf
+    best_update: int = 0
+    best_arrays: dict[str, Any] = field(default_factory=dict)
+    trained_tokens: int = 0
+    tokens: int = 0
+    train_seconds: float = 0.0
+    last_valid: float | None = None
+
+    def run(self) -> None:
+        self.total = total_updates(len(self.prepared.train), self.settings)
+        self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
+        self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
+        window = Window()
+        self.progress.start("training", self.total)
+        with self.plan.context():
+            self.validate()
+            for batches in self.groups():
+                started = time.perf_counter()
+                rate = learning_rate(self.update, self.total, self.settings)
+                result = self.step(batches, rate)
+                self.update += 1
+                window.add(batches, result, len(self.plan.prefix), time.perf_counter() - started)
+                self.check(result)
+                self.progress.advance("training", loss=f"{window.loss:.3f}", lr=f"{rate:.1e}")
+                if self.update % self.settings.steps_per_report == 0 or self.update == self.total:
+                    self.report(window, rate)
+                    window = Window()
+                every = self.settings.steps_per_eval
+                if self.update == self.total or (every and self.update % every == 0):
+                    self.validate()
+                save = self.settings.save_every
+                if save and self.update % save == 0:
+                    self.writer.save_step(self.update, optim.snapshot(self.plan.model))
+        self.progress.finish("training")
+        if not self.prepared.valid:
+            self.best_arrays, self.best_update = optim.snapshot(self.plan.model), self.update
+
+    def groups(self) -> Iterator[list[Batch]]:
+        """The batches of each update: `grad_accumulation` of them, fewer at the end of the run only."""
+        examples = self.prepared.train
+        lengths = [len(e) for e in examples]
+        cursor = plan_training(lengths, self.settings.batch_size, self.settings.seed)
+        for _ in range(self.total):
+            group = [next(cursor)[1] for _ in range(self.settings.grad_accumulation)]
+            yield [make_batch(examples, indices, len(self.plan.prefix)) for indices in group]
+
+    def check(self, result: optim.Result) -> None:
+        if not math.isfinite(result.loss):
+            rows = [self.prepared.train[i].id for i in result.indices]
+            raise CannotFinish(
+                f"the loss of update {self.update} is not a finite number (rows {', '.join(map(str, rows[:8]))})",
+                next_step="lower the learning rate, and look at these rows with `calltune preview`",
+            )
+
+    def report(self, window: Window, rate: float) -> None:
+        self.trained_tokens += window.trained
+        self.tokens += window.tokens
+        self.train_seconds += window.seconds
+        row = window.row() | {
+            "step": self.update, "learning_rate": rate, "epoch": round(self.epoch(), 3),
+            "trained_tokens": self.trained_tokens, "peak_memory_gb": optim.peak_memory_gb(),
+        }  # fmt: skip
+        self.writer.metrics(row)
+        if self.callback:
+            self.callback.on_train_loss_report({
+                "iteration": self.update, "train_loss": row["train_loss"], "learning_rate": rate,
+                "iterations_per_second": row["updates_per_second"], "tokens_per_second": row["tokens_per_second"],
+                "trained_tokens": self.trained_tokens, "peak_memory": row["peak_memory_gb"],
+            })  # fmt: skip
+
+    def validate(self) -> None:
+        """Loss on the same validation rows every time, each token with the same weight (trap T07)."""
+        examples = self.prepared.valid
+        if not examples:
+            return
+        started = time.perf_counter()
+        loss = self.step.evaluate(valid_batches(examples, self.settings, len(self.plan.prefix)))
+        seconds = time.perf_counter() - started
+        self.last_valid = loss
+        self.writer.metrics({"step": self.update, "valid_loss": loss, "valid_seconds": seconds})
+        if self.callback:
+            info = {"iteration": self.update, "val_loss": loss, "val_time": seconds}
+            self.callback.on_val_loss_report(info)
+        if self.update and loss < self.best_loss:
+            self.best_loss, self.best_update = loss, self.update
+            self.best_arrays = optim.snapshot(self.plan.model)
+
+    def epoch(self) -> float:
+        per_epoch = math.ceil(len(self.prepared.train) / self.settings.batch_size)
+        return self.update * self.settings.grad_accumulation / per_epoch
+
+    def summary(self) -> dict[str, Any]:
+        seconds = self.train_seconds
+        return {
+            "updates": self.update, "epochs": round(self.epoch(), 3), "best_update": self.best_update,
+            "valid_loss": self.best_loss if self.best_update and self.prepared.valid else None,
+            "tokens": self.tokens, "trained_tokens": self.trained_tokens, "seconds": round(seconds, 2),
+            "tokens_per_second": round(self.tokens / seconds, 1) if seconds else 0.0,
+            "peak_memory_gb": optim.peak_memory_gb(),
+        }  # fmt: skip
+
+
+@dataclass
+class Window:
+    """What happened since the last report."""
+
+    updates: int = 0
+    loss_sum: float = 0.0
+    trained: int = 0
+    tokens: int = 0
+    cells: int = 0
+    padding: int = 0
+    seconds: float = 0.0
+    norm: float = 0.0
+    kinds: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, batches: Sequence[Batch], result: optim.Result, prefix: int, seconds: float) -> None:
+        self.updates += 1
+        self.seconds += seconds
+        self.norm = result.norm
+        for batch, losses in zip(batches, result.losses, strict=True):
+            self.loss_sum += float(losses.sum())
+            self.trained += batch.trained
+            self.tokens += batch.real + len(batch.indices) * (prefix + 1)
+            self.cells += batch.ids.size
+            self.padding += batch.ids.size - batch.real
+            for index in set(batch.kinds.tolist()):
+                chosen = losses[batch.kinds == index]
+                entry = self.kinds.setdefault(KINDS[index], [0.0, 0.0])
+                entry[0], entry[1] = entry[0] + float(chosen.sum()), entry[1] + len(chosen)
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / max(self.trained, 1)
+
+    def row(self) -> dict[str, Any]:
+        """A line of metrics. Speeds are over the time that the updates took, however few they are (T19)."""
+        seconds = max(self.seconds, 1e-9)
+        kinds = {f"loss_{kind}": total / count for kind, (total, count) in sorted(self.kinds.items())}
+        return {
+            "train_loss": self.loss, **kinds, "gradient_norm": self.norm,
+            "tokens_per_second": self.tokens / seconds, "trained_tokens_per_second": self.trained / seconds,
+            "updates_per_second": self.updates / seconds, "padding": self.padding / max(self.cells, 1),
+            "seconds": self.seconds,
+        }  # fmt: skip
+
+
+def total_updates(rows: int, settings: TrainSettings) -> int:
+    if settings.iters is not None:
+        if settings.iters < 1:
+            raise InputError(f"--iters is {settings.iters}", next_step="give at least 1")
+        return settings.iters
+    batches = settings.epochs * math.ceil(rows / settings.batch_size)
+    return max(1, math.ceil(batches / settings.grad_accumulation - 1e-9))
+
+
+def learning_rate(update: int, total: int, settings: TrainSettings) -> float:
+    """Rate of update number `update` (from 0): linear warm-up, then the schedule down to a tenth of a percent."""
+    warm = round(settings.warmup * total)
+    if update < warm:
+        return settings.learning_rate * (update + 1) / (warm + 1)
+    done = (update - warm) / max(total - warm, 1)
+    factor = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return settings.learning_rate * max(factor[settings.schedule], 1e-3)
+
+
+def valid_batches(examples: Sequence[Example], settings: TrainSettings, prefix: int) -> Iterator[Batch]:
+    plan = plan_epoch([len(e) for e in examples], settings.batch_size, seed=0)
+    chosen = plan if settings.val_batches < 0 else plan[: settings.val_batches]
+    return (make_batch(examples, indices, prefix) for indices in chosen)
+
+
