@@ -3,10 +3,12 @@
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHON EXTRA VENV
-# The folders whose types are checked strictly: values and text, no MLX.
-TYPED := -p calltune.platform -p calltune.formats -m calltune.schema -m calltune.errors -m calltune.score
+# What is checked strictly for types: values and text, no MLX.
+TYPED := $(addprefix -p calltune.,platform formats functions data) \
+	$(addprefix -m calltune.,schema errors settings score compare report report_charts report_data report_page \
+	report_text render template tokenizer batching)
 
-.PHONY: help demo test test-all nightly lint clean
+.PHONY: help demo test test-all nightly lint lock clean
 
 help:
 	@echo "make demo      trains a small model to call functions and shows before and after"
@@ -14,6 +16,7 @@ help:
 	@echo "make test-all  these, and the slow ones and those against other tools"
 	@echo "make nightly   the long ones"
 	@echo "make lint      style and types"
+	@echo "make lock      writes down the versions of .venv for other developers"
 	@echo "make clean     removes .venv and what tools left"
 
 demo: $(VENV)/stamp-run
@@ -32,6 +35,9 @@ lint: $(VENV)/stamp-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
+
+lock: $(VENV)/stamp-test-all
+	@sh scripts/lock.sh
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

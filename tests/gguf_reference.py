@@ -15,8 +15,11 @@ CONTROL, USER_DEFINED, BYTE, UNKNOWN = 3, 4, 6, 2
 def spm_encode(text: str, tokens: list[str], scores: list[float], types: list[int], prefix: bool) -> list[int]:
     """Ids by llama.cpp's llm_tokenizer_spm: special tokens cut out, then the best-scored pair joined first."""
     ids = {token: id for id, token in enumerate(tokens)}
-    special = sorted((t for t, k in zip(tokens, types, strict=True) if k in (CONTROL, USER_DEFINED, UNKNOWN)),
-                     key=len, reverse=True)
+    special = sorted(
+        (t for t, k in zip(tokens, types, strict=True) if k in (CONTROL, USER_DEFINED, UNKNOWN)),
+        key=len,
+        reverse=True,
+    )
     pieces: list[str | int] = [text] if text else []
     for token in special:  # the longest first, in every piece that is still text
         cut: list[str | int] = []
@@ -72,9 +75,19 @@ def _spm_piece(text: str, ids: dict[str, int], scores: list[float]) -> list[int]
     return out
 
 
-def logits(arch: str, tensors: dict[str, np.ndarray], ids: list[int], *, heads: int, kv_heads: int, window: int,
-           base: float = 50_000.0, eps: float = 1e-5, factors: np.ndarray | None = None,
-           linear: float = 1.0) -> np.ndarray:
+def logits(
+    arch: str,
+    tensors: dict[str, np.ndarray],
+    ids: list[int],
+    *,
+    heads: int,
+    kv_heads: int,
+    window: int,
+    base: float = 50_000.0,
+    eps: float = 1e-5,
+    factors: np.ndarray | None = None,
+    linear: float = 1.0,
+) -> np.ndarray:
     """Logits (T, V) of llama.cpp's graph for `arch`, one head and one layer after the other.
 
     `factors` (D / 2,) divide the rotary angles (rope_freqs), `linear` divides positions. Llama rotates

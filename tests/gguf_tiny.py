@@ -47,8 +47,28 @@ def spm_vocabulary() -> tuple[list[str], list[float], list[int]]:
     """Tokens, scores and types of a small SentencePiece-style vocabulary with awkward runs of one letter."""
     control, bytes_ = ["<pad>", "<eos>", "<bos>", "<unk>", "<end_of_turn>"], [f"<0x{b:02X}>" for b in range(256)]
     user = ["\n\n", "  ", "   ", "<b>"]
-    words = ["ab", "abc", "bc", "ca", "aa", "aaa", "aaaa", "▁a", "▁ab", "▁▁", "é▁", "ba", "bab", "abab", "cab",
-             "▁c", "c▁", "bcb", "cc", "ccc"]
+    words = [
+        "ab",
+        "abc",
+        "bc",
+        "ca",
+        "aa",
+        "aaa",
+        "aaaa",
+        "▁a",
+        "▁ab",
+        "▁▁",
+        "é▁",
+        "ba",
+        "bab",
+        "abab",
+        "cab",
+        "▁c",
+        "c▁",
+        "bcb",
+        "cc",
+        "ccc",
+    ]
     letters = [*"▁abcé\n<>/"]
     tokens = [*control, *bytes_, *user, *words, *letters]
     scores = [0.0] * (len(tokens) - len(words) - len(letters))
@@ -85,15 +105,22 @@ def tiny_tensors(arch: str, vocab: int, seed: int = 0, tied: bool = True) -> dic
         out["output.weight"] = weight(vocab, HIDDEN)
     for i in range(LAYERS[arch]):
         block = {
-            "attn_norm.weight": norm(HIDDEN), "ffn_norm.weight": norm(HIDDEN),
-            "attn_q.weight": weight(HEADS * dim, HIDDEN), "attn_k.weight": weight(KV_HEADS * dim, HIDDEN),
-            "attn_v.weight": weight(KV_HEADS * dim, HIDDEN), "attn_output.weight": weight(HIDDEN, HEADS * dim),
-            "ffn_gate.weight": weight(FEED, HIDDEN), "ffn_up.weight": weight(FEED, HIDDEN),
+            "attn_norm.weight": norm(HIDDEN),
+            "ffn_norm.weight": norm(HIDDEN),
+            "attn_q.weight": weight(HEADS * dim, HIDDEN),
+            "attn_k.weight": weight(KV_HEADS * dim, HIDDEN),
+            "attn_v.weight": weight(KV_HEADS * dim, HIDDEN),
+            "attn_output.weight": weight(HIDDEN, HEADS * dim),
+            "ffn_gate.weight": weight(FEED, HIDDEN),
+            "ffn_up.weight": weight(FEED, HIDDEN),
             "ffn_down.weight": weight(HIDDEN, FEED),
         }
         if arch == "qwen2":
-            block |= {"attn_q.bias": weight(HEADS * dim), "attn_k.bias": weight(KV_HEADS * dim),
-                      "attn_v.bias": weight(KV_HEADS * dim)}
+            block |= {
+                "attn_q.bias": weight(HEADS * dim),
+                "attn_k.bias": weight(KV_HEADS * dim),
+                "attn_v.bias": weight(KV_HEADS * dim),
+            }
         if arch in ("qwen3", "gemma3"):
             block |= {"attn_q_norm.weight": norm(dim), "attn_k_norm.weight": norm(dim)}
         if arch == "gemma3":
@@ -102,9 +129,18 @@ def tiny_tensors(arch: str, vocab: int, seed: int = 0, tied: bool = True) -> dic
     return out
 
 
-def write_tiny(path: Path, arch: str, *, tied: bool = True, types: dict[str, GGMLQuantizationType] | None = None,
-               drop: tuple[str, ...] = (), extra: dict[str, np.ndarray] | None = None, tokenizer: str = "",
-               metadata: dict[str, Any] | None = None, pre: str = "") -> dict[str, np.ndarray]:
+def write_tiny(
+    path: Path,
+    arch: str,
+    *,
+    tied: bool = True,
+    types: dict[str, GGMLQuantizationType] | None = None,
+    drop: tuple[str, ...] = (),
+    extra: dict[str, np.ndarray] | None = None,
+    tokenizer: str = "",
+    metadata: dict[str, Any] | None = None,
+    pre: str = "",
+) -> dict[str, np.ndarray]:
     """Write a tiny random model; returns its tensors as written (before `types` quantises some)."""
     writer = GGUFWriter(path, arch)
     tokenizer = tokenizer or ("spm" if arch == "gemma3" else "bpe")
@@ -125,8 +161,13 @@ def write_tiny(path: Path, arch: str, *, tied: bool = True, types: dict[str, GGM
     if arch == "gemma3":
         writer.add_sliding_window(WINDOW)
     for key, value in (metadata or {}).items():
-        add = {str: writer.add_string, bool: writer.add_bool, float: writer.add_float32,
-               int: writer.add_uint32, list: writer.add_array}[type(value)]
+        add = {
+            str: writer.add_string,
+            bool: writer.add_bool,
+            float: writer.add_float32,
+            int: writer.add_uint32,
+            list: writer.add_array,
+        }[type(value)]
         add(key, value)
     if tokenizer == "spm" and "tokenizer.ggml.add_space_prefix" not in (metadata or {}):
         writer.add_add_space_prefix(False)

@@ -16,9 +16,43 @@ from calltune.engine.gguf_model import convert_gguf
 from calltune.engine.gguf_tokenizer import PRE_TOKENIZERS, build_tokenizer, read_vocabulary
 
 pytestmark = pytest.mark.slow
-PIECES = ["a", "e", "S", "'s", "'S", "'ll", "l", "1", "12", "1234", "٣", "²", " ", "  ", "\n", "\n\n", "\r\n", "\t",
-          ".", "..", "$", "+", "<", "-", "é", "É", "東", "हि", "😀", "\u00a0", "<tool>", "<|im_end|>", "<b>", "bab",
-          "c"]
+PIECES = [
+    "a",
+    "e",
+    "S",
+    "'s",
+    "'S",
+    "'ll",
+    "l",
+    "1",
+    "12",
+    "1234",
+    "٣",
+    "²",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\t",
+    ".",
+    "..",
+    "$",
+    "+",
+    "<",
+    "-",
+    "é",
+    "É",
+    "東",
+    "हि",
+    "😀",
+    "\u00a0",
+    "<tool>",
+    "<|im_end|>",
+    "<b>",
+    "bab",
+    "c",
+]
 
 
 class LlamaCpp:
@@ -33,8 +67,11 @@ class LlamaCpp:
         self.server = xllamacpp.Server(options)
 
     def post(self, place: str, body: dict) -> dict:
-        request = urllib.request.Request(f"{self.server.listening_address}/{place}", json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{self.server.listening_address}/{place}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
@@ -43,8 +80,16 @@ class LlamaCpp:
 
     def next_logprobs(self, ids: list[int], vocab: int) -> np.ndarray:
         # Probabilities come with tokens that are text, so one that is gets forced; they are those before that.
-        body = {"prompt": ids, "logit_bias": [[265, 1000.0]], "n_predict": 1, "n_probs": vocab,
-                "temperature": 1.0, "samplers": [], "cache_prompt": False, "post_sampling_probs": False}
+        body = {
+            "prompt": ids,
+            "logit_bias": [[265, 1000.0]],
+            "n_predict": 1,
+            "n_probs": vocab,
+            "temperature": 1.0,
+            "samplers": [],
+            "cache_prompt": False,
+            "post_sampling_probs": False,
+        }
         answer = self.post("completion", body)["completion_probabilities"][0]
         out = np.full(vocab, np.nan)
         for entry in answer["top_logprobs"]:

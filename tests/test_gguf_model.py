@@ -103,8 +103,9 @@ def test_gemma_norms_lose_the_one_that_gguf_adds(tmp_path):
     norms = {name for name in arrays if "norm" in name}
     assert len(norms) == 7 * 6 + 1
     np.testing.assert_allclose(arrays["model.norm.weight"] + 1, tensors["output_norm.weight"], atol=1e-7)
-    np.testing.assert_allclose(arrays["model.layers.3.self_attn.q_norm.weight"] + 1,
-                               tensors["blk.3.attn_q_norm.weight"], atol=1e-7)
+    np.testing.assert_allclose(
+        arrays["model.layers.3.self_attn.q_norm.weight"] + 1, tensors["blk.3.attn_q_norm.weight"], atol=1e-7
+    )
 
 
 QUANTS = [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0, Kind.BF16, Kind.F16]
@@ -121,8 +122,9 @@ def test_quantised_weights_are_stored_as_the_gguf_package_undoes_them(tmp_path, 
     np.testing.assert_array_equal(arrays["model.embed_tokens.weight"], read["token_embd.weight"])
     for i in (0, 1):
         for part in ("gate", "up", "down"):
-            np.testing.assert_array_equal(arrays[f"model.layers.{i}.mlp.{part}_proj.weight"],
-                                          read[f"blk.{i}.ffn_{part}.weight"])
+            np.testing.assert_array_equal(
+                arrays[f"model.layers.{i}.mlp.{part}_proj.weight"], read[f"blk.{i}.ffn_{part}.weight"]
+            )
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
@@ -214,14 +216,18 @@ def bad_file(path: Path, case: str) -> str:
         "no tokenizer": ({"tokenizer": "none"}, "no tokenizer"),
         "pre-tokenizer": ({"pre": "martian"}, "martian"),
         "qwen2 tokenizer": ({"arch": "qwen2", "pre": "smollm"}, "tokenizer of another family"),
-        "unknown tensor": ({"extra": {"blk.0.ffn_gate_inp.weight": np.zeros((4, 64), np.float32)}},
-                           "blk.0.ffn_gate_inp.weight"),
+        "unknown tensor": (
+            {"extra": {"blk.0.ffn_gate_inp.weight": np.zeros((4, 64), np.float32)}},
+            "blk.0.ffn_gate_inp.weight",
+        ),
         "missing tensor": ({"drop": ("blk.1.attn_v.weight",)}, "no blk.1.attn_v.weight"),
         "experts": ({"metadata": {"llama.expert_count": 8}}, "mixture of experts"),
         "yarn": ({"metadata": {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}}, "yarn"),
         "parts": ({"metadata": {"split.count": 3}}, "3 files"),
-        "quantisation": ({"extra": {"blk.0.attn_norm.weight": np.zeros(64, np.int8)}},
-                         "blk.0.attn_norm.weight is stored as I8"),
+        "quantisation": (
+            {"extra": {"blk.0.attn_norm.weight": np.zeros(64, np.int8)}},
+            "blk.0.attn_norm.weight is stored as I8",
+        ),
         "cut data": ({}, "cut short"),
         "cut header": ({}, "ends inside its header"),
     }
@@ -233,11 +239,26 @@ def bad_file(path: Path, case: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("case", [
-    "missing", "not gguf", "empty", "architecture", "no tokenizer", "pre-tokenizer", "unknown tensor",
-    "qwen2 tokenizer", "experts",
-    "missing tensor", "yarn", "parts", "quantisation", "cut data", "cut header",
-])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "missing",
+        "not gguf",
+        "empty",
+        "architecture",
+        "no tokenizer",
+        "pre-tokenizer",
+        "unknown tensor",
+        "qwen2 tokenizer",
+        "experts",
+        "missing tensor",
+        "yarn",
+        "parts",
+        "quantisation",
+        "cut data",
+        "cut header",
+    ],
+)
 def test_bad_input_is_told_in_plain_words(case, tmp_path):
     message = bad_file(tmp_path / "m.gguf", case)
     with pytest.raises(InputError, match=message) as caught:

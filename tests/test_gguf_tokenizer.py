@@ -71,8 +71,10 @@ def test_spm_ids_are_those_of_the_straight_algorithm(prefix, tmp_path):
     built = tokenizer(tmp_path / "m.gguf", arch="gemma3", metadata={"tokenizer.ggml.add_space_prefix": prefix})
     rng = random.Random(3)
     for _ in range(4000):
-        text = "".join(rng.choice(["a", "b", "c", "ab", "aaa", " ", "  ", "\n", "é", "東", "<b>", "<eos>", "/", "▁"])
-                       for _ in range(rng.randint(0, 25)))
+        text = "".join(
+            rng.choice(["a", "b", "c", "ab", "aaa", " ", "  ", "\n", "é", "東", "<b>", "<eos>", "/", "▁"])
+            for _ in range(rng.randint(0, 25))
+        )
         got = built.encode(text, add_special_tokens=False).ids
         assert got == spm_encode(text, tokens, scores, types, prefix), text
         if "▁" not in text and not prefix:  # that letter stands for a space; a prefix is not told from a space
@@ -87,9 +89,23 @@ def test_merges_of_random_scored_vocabularies():
         tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *words, "a", "b"]
         types = [2] + [6] * 256 + [1] * (len(words) + 2)
         scores = [0.0] * 257 + [-float(i) for i in range(len(words))] + [-99.0, -100.0]
-        built = build_tokenizer(GgufVocabulary(
-            "llama", "default", tuple(tokens), tuple(types), tuple(scores), (), bos=None, eos=None, unknown=0,
-            padding=None, add_bos=False, add_eos=False, space_prefix=False))
+        built = build_tokenizer(
+            GgufVocabulary(
+                "llama",
+                "default",
+                tuple(tokens),
+                tuple(types),
+                tuple(scores),
+                (),
+                bos=None,
+                eos=None,
+                unknown=0,
+                padding=None,
+                add_bos=False,
+                add_eos=False,
+                space_prefix=False,
+            )
+        )
         for _ in range(20):
             text = "".join(rng.choice("ab") for _ in range(rng.randint(2, 30)))
             expected = spm_encode(text, tokens, scores, types, prefix=False)
@@ -109,11 +125,14 @@ def test_spm_bytes_stand_for_letters_outside_the_vocabulary(tmp_path):
     assert built.encode("<0xE6>", add_special_tokens=False).ids != encoded.ids[1:2]  # as text it is no byte
 
 
-@pytest.mark.parametrize(("metadata", "start", "end"), [
-    ({}, ["<bos>"], []),
-    ({"tokenizer.ggml.add_bos_token": False}, [], []),
-    ({"tokenizer.ggml.add_eos_token": True}, ["<bos>"], ["<eos>"]),
-])
+@pytest.mark.parametrize(
+    ("metadata", "start", "end"),
+    [
+        ({}, ["<bos>"], []),
+        ({"tokenizer.ggml.add_bos_token": False}, [], []),
+        ({"tokenizer.ggml.add_eos_token": True}, ["<bos>"], ["<eos>"]),
+    ],
+)
 def test_bos_only_as_the_file_says_and_never_unasked(metadata, start, end, tmp_path):
     built = tokenizer(tmp_path / "m.gguf", arch="gemma3", metadata=metadata)
     assert built.encode("ab", add_special_tokens=False).tokens == ["ab"]

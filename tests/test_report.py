@@ -176,9 +176,7 @@ def test_reports_with_almost_nothing_in_them(tmp_path):
 
 
 def test_hard_text_and_numbers_are_written(tmp_path):
-    reply = Reply(
-        calls=(ToolCall("set_timer", {"minutes": float("nan"), "label": "\ud83d lone"}),), raw="x" * 10**6
-    )
+    reply = Reply(calls=(ToolCall("set_timer", {"minutes": float("nan"), "label": "\ud83d lone"}),), raw="x" * 10**6)
     long = case_of(Reply(content="y" * 10**6), id="2")
     curves = ({"step": 1, "train_loss": float("nan")}, {"step": 2, "train_loss": float("inf")})
     write_report(tmp_path, sample_report((case_of(reply), long), curves=curves))

@@ -61,9 +61,7 @@ def browse(chromium: str, page: Path, folder: Path, *options: str) -> tuple[str,
         f"--user-data-dir={folder / 'profile'}",
         f"--log-net-log={log}",
     ]
-    done = subprocess.run(
-        [*command, *options, page.as_uri()], capture_output=True, text=True, timeout=90, check=True
-    )
+    done = subprocess.run([*command, *options, page.as_uri()], capture_output=True, text=True, timeout=90, check=True)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     asked = re.findall(r'"url":\s*"([^"]+)"', log.read_text("utf-8", "replace"))
     return done.stdout, "\n".join(console), [url for url in asked if not re.match(OWN, url)]

@@ -49,9 +49,7 @@ class FakeMachine:
         clean = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "EXTRA", "VENV")}
         path = {"PATH": f"{self.bin}:/usr/bin:/bin"}
         script = ["sh", str(self.root / "scripts" / "setup.sh"), *extras]
-        return subprocess.run(
-            script, env=clean | path | environment, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(script, env=clean | path | environment, capture_output=True, text=True, check=False)
 
     def installed(self) -> str:
         return (self.root / "installed").read_text().strip().splitlines()[-1].split()[-1]

@@ -1,4 +1,4 @@
-"""Examples into batches: sorted by real length, every row once an epoch, shared prefixes found.
+"""Examples into batches: every row once an epoch, rows of like length run together, shared prefixes found.
 
 Everything here is NumPy and plain Python; the arrays become MLX arrays in the step.
 """
@@ -6,7 +6,7 @@ Everything here is NumPy and plain Python; the arrays become MLX arrays in the s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ def make_batch(examples: Sequence[Example], indices: Sequence[int], prefix: int 
     is never a target: trap T11)."""
     chosen = [examples[i] for i in indices]
     longest = max(len(e) for e in chosen) - prefix - 1  # the last token predicts nothing
-    width = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    width = _width(longest)
     ids = np.full((len(chosen), width), -1, np.int32)
     places: list[tuple[int, int, int, int]] = []
     for row, example in enumerate(chosen):
@@ -77,21 +77,52 @@ def make_batch(examples: Sequence[Example], indices: Sequence[int], prefix: int 
         ids[row, : len(body)] = body
         for span in example.spans:
             kind = KINDS.index(span.kind)
-            places += [(row, p - 1 - prefix, example.ids[p], kind) for p in range(span.start, span.end)]
+            places += [(row, p - 1 - prefix, example.ids[p], kind) for p in range(max(span.start, 1), span.end)]
     rows, columns, targets, kinds = (np.array(c, np.int32) for c in zip(*places, strict=True))
     return Batch(ids, rows, columns, targets, kinds, tuple(indices), prefix)
 
 
-def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int) -> list[tuple[int, ...]]:
-    """Every index once, in batches of rows of about one length (T01, T06, T25), in an order set by the seed.
+def slices(batch: Batch, tokens: int) -> list[Batch]:
+    """The batch in runs of its rows, each as wide as its own longest row and of at most `tokens` cells.
 
-    Rows are shuffled first, so that equal lengths mix anew each epoch; the last short batch is kept.
+    Rows stand in order of length, so a slice holds rows of about one length (T01): a run ends early where a
+    further row would make more than a fifth of it padding, unless it is small.
+    """
+    lengths = (batch.ids >= 0).sum(axis=1)
+    bounds, start = [], 0
+    for row in range(1, len(lengths) + 1):
+        width = _width(int(lengths[row - 1 : row + 1].max())) if row < len(lengths) else 0
+        cells = width * (row + 1 - start)
+        wasted = cells - int(lengths[start : row + 1].sum())
+        if row == len(lengths) or cells > tokens or (cells > tokens // 2 and wasted > cells // 5):
+            bounds.append((start, row))
+            start = row
+    pieces = []
+    for start, stop in bounds:
+        inside = (batch.rows >= start) & (batch.rows < stop)
+        pieces.append(replace(
+            batch, ids=batch.ids[start:stop, : _width(int(lengths[start:stop].max()))],
+            rows=batch.rows[inside] - start, columns=batch.columns[inside], targets=batch.targets[inside],
+            kinds=batch.kinds[inside], indices=batch.indices[start:stop],
+        ))  # fmt: skip
+    return pieces
+
+
+def _width(length: int) -> int:
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
+
+
+def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int) -> list[tuple[int, ...]]:
+    """Every index once (T06, T25), in random batches whose rows stand in order of length.
+
+    Batches of rows of one length would need the least padding, but length goes with kind: a batch of nothing
+    but the longest rows is all parallel calls, one of the shortest all refusals, and the last few batches
+    decide what a short training leaves behind (docs/log.md). `slices` saves the padding inside the batch.
     """
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(lengths))
-    order = order[np.argsort(np.asarray(lengths)[order], kind="stable")]
-    batches = [tuple(int(i) for i in order[k : k + batch_size]) for k in range(0, len(order), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    order = [int(i) for i in rng.permutation(len(lengths))]
+    batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+    return [tuple(sorted(batch, key=lambda i: lengths[i])) for batch in batches]
 
 
 def plan_training(

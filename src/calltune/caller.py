@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from calltune.engine.adapter import read_adapter
 from calltune.engine.decode import Decoder, Generated, Sampling, generate_batch, generate_stream
-from calltune.engine.load import Dtype, LoadedModel, load as load_model
+from calltune.engine.load import Dtype, LoadedModel
+from calltune.engine.load import load as load_model
+from calltune.errors import InputError
 from calltune.formats import get_format
 from calltune.functions import tools_from
 from calltune.render import prompt_ids
@@ -32,18 +34,24 @@ class Caller:
     def __call__(
         self,
         request: str | Sequence[Message],
-        tools: Any = (),
+        tools: Any = None,
         *,
         max_tokens: int = 512,
         sampling: Sampling | None = None,
         open_thinking: bool = False,
     ) -> Reply:
-        """One reply to a text or to messages. `tools` is whatever `calltune.tools_from` reads; `open_thinking`
-        writes the opening `<think>` for the model."""
+        """One reply to a text or to messages. `tools` is whatever `calltune.tools_from` reads (None: those that
+        the run was trained on); `open_thinking` writes the opening `<think>` for the model."""
         messages = (Message("user", request),) if isinstance(request, str) else tuple(request)
-        ids = prompt_ids(messages, as_tools(tools), self.template, self.loaded.tokenizer, open_thinking=open_thinking)
+        offered = self.tools if tools is None else as_tools(tools)
+        ids = prompt_ids(messages, offered, self.template, self.loaded.tokenizer, open_thinking=open_thinking)
         made = list(generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling))
         return self.parse(Generated(tuple(made), len(made) >= max_tokens), open_thinking)
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """The tools that the run was trained on; none for a base model."""
+        return self.run.tools() if self.run else ()
 
     def batch(
         self,
@@ -74,26 +82,31 @@ class Caller:
         """The raw text of a reply, piece by piece."""
         ids = prompt_ids(messages, tools, self.template, self.loaded.tokenizer)
         made: list[int] = []
-        shown = ""
+        shown = text = ""
         for token in generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling):
             made.append(token)
             text = self.loaded.tokenizer.decode(made)
             if not text.endswith("\ufffd"):  # a character that is not whole yet
                 yield text[len(shown) :]
                 shown = text
+        if text != shown:  # it never became whole
+            yield text[len(shown) :]
 
     def parse(self, generated: Generated, open_thinking: bool = False) -> Reply:
         """What was generated as a reply; `raw` is the text as it was written."""
-        text = self.loaded.tokenizer.decode(generated.ids)
+        return self.parse_text(self.loaded.tokenizer.decode(generated.ids), generated.truncated, open_thinking)
+
+    def parse_text(self, text: str, truncated: bool = False, open_thinking: bool = False) -> Reply:
+        """A reply's text, as `stream` gives it, as a reply."""
         reply = get_format(self.template.format).parse(text, thinking_open=open_thinking)
-        return Reply(reply.thinking, reply.calls, reply.content, reply.raw, reply.errors, generated.truncated)
+        return replace(reply, truncated=truncated)
 
 
 def load(name: str | Path | Run, *, dtype: Dtype = "auto", think: bool = True) -> Caller:
     """A run (template, format and adapter come with it) or a base model, ready to call. Raises InputError."""
     run = name if isinstance(name, Run) else None
-    if run is None and is_run(Path(name).expanduser()):  # type: ignore[arg-type]
-        run = read_run(Path(name).expanduser())  # type: ignore[arg-type]
+    if not isinstance(name, Run):
+        run = find_run(name)
     if run is None:
         loaded = load_model(str(name), dtype)
         return make_caller(loaded, choose_template(loaded.tokenizer, think=think))
@@ -101,6 +114,22 @@ def load(name: str | Path | Run, *, dtype: Dtype = "auto", think: bool = True) -
     loaded = load_model(run.base, dtype if dtype != "auto" or recorded != "quantized" else "quantized")
     read_adapter(loaded.model, run.folder)
     return make_caller(loaded, run.template, run)
+
+
+def find_run(name: str | Path) -> Run | None:
+    """The run in that folder; None where it is a base model's name. Raises InputError for an unfinished run."""
+    folder = Path(name).expanduser()
+    if is_run(folder):
+        return read_run(folder)
+    if is_run(folder / "run"):
+        raise InputError(f"{folder} is a demo's folder; its run lies in {folder / 'run'}",
+                         next_step=f"name {folder / 'run'}")  # fmt: skip
+    local = folder.parent != Path() and (folder.parent.is_dir() or folder.parts[0] in ("runs", "demo"))
+    if local and not folder.exists():  # a mistyped folder would be looked for on the hub
+        near = sorted(path.name for path in folder.parent.glob("*") if is_run(path))[:8]
+        raise InputError(f"there is no run or model in {folder}",
+                         next_step=f"runs there: {', '.join(near)}" if near else "check the path")  # fmt: skip
+    return None
 
 
 def make_caller(loaded: LoadedModel, template: Template, run: Run | None = None) -> Caller:

@@ -76,9 +76,7 @@ def compare_arguments(want: ToolCall, got: ToolCall, tool: Tool | None) -> list[
     return _compare_objects(want.arguments, got.arguments, schema, "")
 
 
-def _compare_objects(
-    want: Mapping[str, Any], got: Mapping[str, Any], schema: Any, path: str
-) -> list[Difference]:
+def _compare_objects(want: Mapping[str, Any], got: Mapping[str, Any], schema: Any, path: str) -> list[Difference]:
     differences = []
     for key in [*want, *(key for key in got if key not in want)]:
         place = f"{path}/{key}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from calltune.builtin import NAMES, assistant_hermes_rows, builtin_data
 from calltune.data.balance import Balance, shuffle_tools
-from calltune.data.readers import load_conversations, load_splits
+from calltune.data.readers import load_splits
 from calltune.data.split import split_rows
 from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError, Problem
@@ -68,15 +68,18 @@ def prepare(settings: TrainSettings, tokenizer: Tokenizer, data: Any = None) -> 
     notes += said
     rendered = {"train": render_all(train_rows, template, tokenizer),
                 "valid": render_all(parts.valid, template, tokenizer)}  # fmt: skip
-    kept, counts = {}, {}
+    kept: dict[str, list[Example]] = {}
+    counts: dict[str, int] = {}
     for name, examples in rendered.items():
         kept[name], lost = limit_length(examples, settings.max_seq_length)
         counts |= {f"{name}_examples": len(kept[name]), f"{name}_dropped": len(lost)}
         if lost:
             longest = max(len(e) for e in lost)
             named = ", ".join(str(e.id) for e in lost[:5])
-            notes.append(f"{name}: {len(lost)} of {len(examples)} examples dropped, longer than {settings.max_seq_length} "
-                         f"tokens or with nothing to train (longest {longest}; {named})")  # fmt: skip
+            notes.append(
+                f"{name}: {len(lost)} of {len(examples)} examples dropped, longer than {settings.max_seq_length} "
+                f"tokens or with nothing to train (longest {longest}; {named})"
+            )
     if not kept["train"]:
         longest = max((len(e) for e in rendered["train"]), default=0)
         raise InputError(
@@ -85,7 +88,8 @@ def prepare(settings: TrainSettings, tokenizer: Tokenizer, data: Any = None) -> 
             next_step="raise --max-seq-length, offer fewer tools a row, or check that rows have assistant turns",
         )
     counts |= token_counts(kept["train"])
-    golden = prompt_ids(parts.train[0].messages[:1], parts.train[0].tools, template, tokenizer)
+    first = next((row for row in parts.train if row.messages), None)  # raw text has no prompt
+    golden = prompt_ids(first_request(first), first.tools, template, tokenizer) if first else []
     return Prepared(template, parts, kept["train"], kept["valid"], counts, tuple(notes), tuple(golden))
 
 
@@ -158,11 +162,12 @@ def mixed_tools(rows: Rows, settings: TrainSettings) -> tuple[Sequence[Conversat
     the same tools keep their order, which then says nothing, and their shared prefix.
     """
     balance = Balance()
-    for row in rows:
+    turns = [row for row in rows if row.messages]  # raw text offers nothing
+    for row in turns:
         balance.add(row)
     warnings = [str(problem) for problem in balance.warnings()]
     first = any("right_tool_first" in text for text in warnings)
-    fixed = len({tuple(t.name for t in row.tools) for row in rows}) == 1
+    fixed = len({tuple(t.name for t in row.tools) for row in turns}) == 1
     if settings.shuffle_tools == "never" or (settings.shuffle_tools == "auto" and (fixed or not first)):
         return rows, warnings
     return shuffle_tools(rows, settings.seed), [*warnings, "the order of the tools was mixed (--shuffle-tools)"]

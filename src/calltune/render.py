@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from calltune.formats import Piece, get_format, join
+from calltune.data.messages import raw_text
+from calltune.formats import Piece, join
 from calltune.schema import Conversation, Message, Tool
 from calltune.template import Template
 from calltune.tokenizer import Tokenizer
@@ -74,8 +75,11 @@ def prompt_ids(
 def render(conversation: Conversation, template: Template, tokenizer: Tokenizer) -> list[Example]:
     """Every assistant turn of a conversation as examples with loss spans; usually one example.
 
-    A conversation without an assistant turn gives none. Source of the composed form: see the module.
+    A conversation without an assistant turn gives none, a raw text (`raw_text`) one without the template.
+    Source of the composed form: see the module.
     """
+    if (text := raw_text(conversation)) is not None:
+        return [_text_example(text, conversation.id, tokenizer)]
     examples: list[Example] = []
     messages, tools = conversation.messages, conversation.tools
     for i, message in enumerate(messages):
@@ -90,9 +94,19 @@ def render(conversation: Conversation, template: Template, tokenizer: Tokenizer)
     return examples
 
 
-def render_all(
-    conversations: Iterable[Conversation], template: Template, tokenizer: Tokenizer
-) -> list[Example]:
+def _text_example(text: str, id: str | None, tokenizer: Tokenizer) -> Example:
+    """Raw text, trained whole: the ids of mlx-lm's TextDataset (with the BOS that the tokenizer adds, and EOS at
+    the end), except that a text which begins with BOS itself does not get a second one (trap T02)."""
+    inner = tokenizer.inner
+    ids: list[int] = inner.encode(text)
+    if ids[:2] == [inner.bos_token_id] * 2:
+        ids = ids[1:]
+    if inner.eos_token_id is not None and ids[-1:] != [inner.eos_token_id]:
+        ids = [*ids, inner.eos_token_id]
+    return Example(tuple(ids), (Span(1, len(ids), "answer"),) if len(ids) > 1 else (), id)
+
+
+def render_all(conversations: Iterable[Conversation], template: Template, tokenizer: Tokenizer) -> list[Example]:
     return [example for c in conversations for example in render(c, template, tokenizer)]
 
 
@@ -107,9 +121,7 @@ def _reply_ids(
     message: Message, template: Template, tokenizer: Tokenizer, before: list[int]
 ) -> tuple[list[int], list[Span]]:
     """The reply's ids after the prompt `before`, with spans counted from the reply's start."""
-    if template.think_instruction is None:
-        message = Message("assistant", message.content, None, message.calls)
-    pieces = (*get_format(template.format).write(message), Piece(template.stop, "syntax"))
+    pieces = (*template.reply(message), Piece(template.stop, "syntax"))
     text = join(pieces)
     ids, offsets = tokenizer.encode_with_offsets(text)
     if tokenizer.decode(ids) != text:  # some tokenizers put a space in front of every text
@@ -124,7 +136,7 @@ def _token_spans(pieces: Sequence[Piece], offsets: Sequence[tuple[int, int]]) ->
     """Runs of tokens of one kind. A token that covers two pieces belongs to the piece of its last character
     that is not white space: `" Paris` is an argument, not the quote before it."""
     ends = list(accumulate(len(piece.text) for piece in pieces))
-    text = join(pieces)
+    text = join(tuple(pieces))
     spans: list[Span] = []
     for i, (start, end) in enumerate(offsets):
         inside = text[start:end].rstrip()

@@ -51,9 +51,7 @@ def _bar(bar: Bar, top: int) -> Markup:
     return Markup(text)  # numbers and our own class names only
 
 
-def category_rows(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def category_rows(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row a category for the page: name, n, figures in words and the bars."""
     old = {row["category"]: row for row in before}
     rows = []
@@ -100,9 +98,7 @@ def curve_points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[floa
     return points[:-1:stride] + points[-1:]
 
 
-def chart(
-    series: Mapping[str, Sequence[tuple[float, float]]], alt: str, top: float | None = None
-) -> dict[str, Any]:
+def chart(series: Mapping[str, Sequence[tuple[float, float]]], alt: str, top: float | None = None) -> dict[str, Any]:
     """Curves over steps: the SVG of the lines, and the ticks of both axes for the page to lay out.
 
     `series`: colour class -> points. `top`: the end of the vertical axis, when it is known (1 for shares).
@@ -123,9 +119,7 @@ def chart(
         if len(line) <= 40:  # few points are measurements; a zero-length stroke draws a round dot
             dots = "".join(f"M{place}h0" for place in places)
             parts.append(Markup('<path class="dots {}" d="{}"/>').format(colour, dots))
-    start = Markup(
-        '<svg class="curve" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">'
-    )
+    start = Markup('<svg class="curve" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">')
     svg = start.format(alt) + Markup("").join(parts) + Markup("</svg>")
     return {
         "svg": svg,

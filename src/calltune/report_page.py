@@ -94,9 +94,7 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     calls = {"call_exact_match": lines["call_exact_match"]}
     if calls["call_exact_match"]:
         alt = _curve_words("exact calls", calls["call_exact_match"], share=True)
-        made.append(
-            {"title": "Exact calls while training", "lines": _legend(calls), **chart(calls, alt, top=1)}
-        )
+        made.append({"title": "Exact calls while training", "lines": _legend(calls), **chart(calls, alt, top=1)})
     return made
 
 

@@ -98,9 +98,7 @@ def summary_lines(report: Report, width: int = 100) -> list[str]:
     lines = [headline(report), ""]
     for words, before, after, interval in table:
         cells = [words.ljust(widths[0]), before.rjust(widths[1]), after.rjust(widths[2])]
-        lines.append(
-            "  " + "  ".join([*(cell for cell in cells if cell), interval.rjust(widths[3])]).rstrip()
-        )
+        lines.append("  " + "  ".join([*(cell for cell in cells if cell), interval.rjust(widths[3])]).rstrip())
     for case in report.examples[:3]:
         lines += ["", *_case_lines(case, width)]
     return lines

@@ -1,12 +1,14 @@
 """The run folder: what training writes into it, and what everything after reads out of it (DESIGN).
 
 `calltune.json` holds the template, format, hashes, versions, settings and results; the adapter's two files are
-plain mlx-lm ones. The test rows that were held out lie beside them, so that `calltune eval RUN` finds them.
+plain mlx-lm ones. The test rows that were held out lie beside them, so that `calltune eval RUN` finds them, and
+the tools, where all rows share them, so that `calltune call RUN` offers them.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,13 +23,14 @@ from calltune.errors import InputError
 from calltune.platform.machine import machine
 from calltune.platform.paths import atomic_write, check_writable, disk_problem, sha256_file
 from calltune.prepare import Prepared
-from calltune.schema import Conversation
+from calltune.schema import Conversation, Tool, read_tools
 from calltune.settings import TrainSettings, to_dict
 from calltune.template import Template
 from calltune.tokenizer import TOKENIZER_FILES
 
 RUN_FILE = "calltune.json"
 VERSION = 1
+ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,14 @@ class Run:
         return Template(**self.record["template"])
 
     def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, in the order of the updates."""
         path = self.folder / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def tools(self) -> tuple[Tool, ...]:
+        """The tools of the training rows, where all of them had the same; else none."""
+        path = self.folder / "tools.json"
+        return read_tools(path.read_text(encoding="utf-8")) if path.exists() else ()
 
     def test_rows(self) -> list[Conversation]:
         """The rows that were held out when the run was trained. Raises InputError when there are none."""
@@ -82,6 +91,7 @@ class RunWriter:
 
     def __init__(self, folder: Path, *, overwrite: bool) -> None:
         self.folder = folder.expanduser()
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file", next_step="give another folder with --out")
         if is_run(self.folder) and not overwrite:
@@ -89,6 +99,8 @@ class RunWriter:
                              next_step="give another folder with --out, or --overwrite to replace it")  # fmt: skip
         self.record: dict[str, Any] = {}
         check_writable(self.folder)
+        for path in made:  # only now was it proved; input that is refused later leaves no folder behind
+            path.rmdir()
 
     def __enter__(self) -> RunWriter:
         return self
@@ -99,8 +111,10 @@ class RunWriter:
 
     def begin(self, settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for old in ("metrics.jsonl", "adapters.safetensors", "adapter_config.json", "test.jsonl"):
+        for old in (*ADAPTER_FILES, "metrics.jsonl", "test.jsonl", "tools.json"):
             (self.folder / old).unlink(missing_ok=True)
+        for old in ("checkpoints", "eval"):  # of the run before, which they would be taken for
+            shutil.rmtree(self.folder / old, ignore_errors=True)
         parts = prepared.parts
         here = machine()
         self.record = {
@@ -116,6 +130,9 @@ class RunWriter:
         self.write()
         if parts.test:
             write_rows(self.folder / "test.jsonl", parts.test)
+        if tools := shared_tools(parts.train):
+            text = json.dumps([tool.to_openai() for tool in tools], ensure_ascii=False, indent=1)
+            atomic_write(self.folder / "tools.json", text + "\n")
 
     def metrics(self, row: dict[str, Any]) -> None:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -131,6 +148,12 @@ class RunWriter:
 
     def write(self) -> None:
         atomic_write(self.folder / RUN_FILE, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+
+
+def shared_tools(rows: Sequence[Conversation]) -> tuple[Tool, ...]:
+    """The tools that every row offers; empty where rows differ."""
+    first = rows[0].tools if rows else ()
+    return first if all(row.tools == first for row in rows) else ()
 
 
 def write_rows(path: Path, rows: Sequence[Conversation]) -> None:

@@ -203,9 +203,9 @@ def validate_call(call: ToolCall, tools: Sequence[Tool], path: str = "") -> list
     except Exception as error:  # an unresolvable $ref, a bad pattern, an unknown type: each another kind
         text = shorten(str(error), 160)
         return [*problems, Problem("bad_schema", f"{tool.name}: {text}", "a JSON Schema that can be applied", path)]
-    for error in errors:
-        place = "".join(f"/{part}" for part in error.absolute_path)
+    for found in errors:
+        place = "".join(f"/{part}" for part in found.absolute_path)
         kind = {"required": "missing_argument", "type": "wrong_type", "enum": "not_in_enum"}
-        name = kind.get(str(error.validator), f"schema_{error.validator}")
-        problems.append(Problem(name, shorten(error.message, 160), "", f"{path}/arguments{place}"))
+        name = kind.get(str(found.validator), f"schema_{found.validator}")
+        problems.append(Problem(name, shorten(found.message, 160), "", f"{path}/arguments{place}"))
     return problems

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -23,11 +24,14 @@ from calltune.errors import InputError, Problem
 S = TypeVar("S")
 
 
-def _help(text: str, default: Any) -> Any:
-    """A field with the text of its flag's help."""
+def _help(text: str, default: Any, low: float | None = None, high: float | None = None, *, above: float | None = None,
+          below: float | None = None) -> Any:  # fmt: skip
+    """A field with the text of its flag's help and its range: `low` and `high` belong to it, `above` and
+    `below` do not."""
+    metadata = {"help": text, "range": (low, high, above, below)}
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,14 @@ class TrainSettings:
     tools: str | None = _help("Python file or OpenAI tools JSON: training requests are made for it", None)
     out: str = _help("folder of the run", "runs/last")
     overwrite: bool = _help("replace a run that is in the folder", False)
-    seed: int = _help("seed of split, order, adapter and made data", 0)
+    seed: int = _help("seed of split, order, adapter and made data", 0, low=0)
     # data
-    test: float = _help("share of rows held out for testing", 0.1)
-    valid: float = _help("share of rows held out for choosing the checkpoint", 0.05)
+    test: float = _help("share of rows held out for testing", 0.1, low=0, below=1)
+    valid: float = _help("share of rows held out for choosing the checkpoint", 0.05, low=0, below=1)
     split_by: Literal["row", "tool"] = _help("hold out rows, or whole tools", "row")
-    rows: int = _help("how many training rows to make from --tools", 720)
+    rows: int = _help("how many training rows to make from --tools", 720, low=1)
     shuffle_tools: Literal["auto", "always", "never"] = _help("mix the order of each row's tools (T22)", "auto")
-    max_seq_length: int = _help("longer rows are dropped and counted, never cut", 2048)
+    max_seq_length: int = _help("longer rows are dropped and counted, never cut", 2048, low=2)
     # template
     template: str | None = _help("a Jinja chat template of your own", None)
     roles: Mapping[str, str] = _help("role names of your template, as user=human,assistant=model",
@@ -56,34 +60,37 @@ class TrainSettings:
     think_instruction: str | None = _help("the sentence that asks for a plan", None)
     # adapter
     fine_tune: Literal["lora", "dora", "full"] = _help("what is trained", "lora")
-    num_layers: int = _help("how many layers from the top are trained; -1 for all", 8)
-    rank: int = _help("rank of the adapter", 16)
-    scale: float = _help("strength of the adapter", 20.0)
-    alpha: float | None = _help("if given, scale = alpha / rank as in peft", None)
-    dropout: float = _help("dropout in the adapter", 0.0)
+    num_layers: int = _help("how many layers from the top are trained; -1 for all", 8, low=-1)
+    rank: int = _help("rank of the adapter", 16, low=1)
+    scale: float = _help("strength of the adapter", 20.0, low=0)
+    alpha: float | None = _help("if given, scale = alpha / rank as in peft", None, above=0)
+    dropout: float = _help("dropout in the adapter", 0.0, low=0, below=1)
     keys: tuple[str, ...] = _help("endings of the layers' names to adapt, or all", ("q_proj", "v_proj"))
     # optimisation
-    epochs: float = _help("passes over the training rows", 2.0)
-    iters: int | None = _help("updates; if given, instead of epochs", None)
-    batch_size: int = _help("rows a batch", 4)
-    grad_accumulation: int = _help("batches an update", 1)
+    epochs: float = _help("passes over the training rows", 2.0, above=0)
+    iters: int | None = _help("updates; if given, instead of epochs", None, low=1)
+    batch_size: int = _help("rows a batch", 4, low=1)
+    grad_accumulation: int = _help("batches an update", 1, low=1)
     optimizer: Literal["adam", "adamw"] = _help("with bias correction", "adamw")
-    learning_rate: float = _help("highest learning rate", 2e-4)
+    learning_rate: float = _help("highest learning rate", 2e-4, above=0)
     schedule: Literal["cosine", "linear", "constant"] = _help("after the warm-up", "cosine")
-    warmup: float = _help("share of the updates that warm up", 0.05)
-    weight_decay: float = _help("of adamw", 0.0)
-    clip: float = _help("largest norm of the gradient; 0 for none", 1.0)
+    warmup: float = _help("share of the updates that warm up", 0.05, low=0, high=1)
+    weight_decay: float = _help("of adamw", 0.0, low=0)
+    clip: float = _help("largest norm of the gradient; 0 for none", 1.0, low=0)
     # reports
-    steps_per_report: int = _help("updates between lines of metrics", 10)
-    steps_per_eval: int = _help("updates between validations; 0: at start and end only", 50)
-    val_batches: int = _help("validation batches, always the same ones; -1 for all", -1)
-    save_every: int = _help("updates between saved adapters; 0: at the end only", 0)
+    steps_per_report: int = _help("updates between lines of metrics", 10, low=1)
+    steps_per_eval: int = _help("updates between validations; 0: at start and end only", 50, low=0)
+    val_batches: int = _help("validation batches, always the same ones; -1 for all", -1, low=-1)
+    save_every: int = _help("updates between saved adapters; 0: at the end only", 0, low=0)
     # speed: every one is exact
     dtype: Literal["auto", "float32", "bfloat16", "float16", "quantized"] = _help("precision of the base", "auto")
     selecting_head: bool = _help("logits only where the loss is", True)
     shared_prefix: bool = _help("run tokens that all rows share once a step", True)
     frozen_trunk: bool = _help("run layers below the trained ones once a row", True)
     fast_cpu: bool = _help("attention and element-wise work on NumPy", True)
+
+    def __post_init__(self) -> None:
+        _check_ranges(self, "train")
 
 
 @dataclass(frozen=True)
@@ -92,18 +99,22 @@ class EvalSettings:
 
     data: str | None = _help("file, folder or hub data set; default: the run's held-out test part", None)
     out: str | None = _help("folder for predictions.jsonl and the report", None)
-    limit: int | None = _help("at most this many cases", None)
+    limit: int | None = _help("at most this many cases", None, low=1)
     baseline: str | None = _help("a model or run to compare with on the same cases; 'base': without adapter", None)
     fail_under: Mapping[str, float] = _help("exit 1 below these, as call_exact_match=0.9,no_call_accuracy=0.8",
                                             {})  # fmt: skip
-    max_tokens: int = _help("longest reply in tokens", 256)
-    batch_size: int = _help("replies made side by side", 32)
+    max_tokens: int = _help("longest reply in tokens", 256, low=1)
+    batch_size: int = _help("replies made side by side", 32, low=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "quantized"] = _help("precision of the base", "auto")
 
+    def __post_init__(self) -> None:
+        _check_ranges(self, "eval")
 
-def resolve(kind: type[S], given: Mapping[str, Any], source: str) -> S:
+
+def resolve(kind: type[S], given: Mapping[str, Any], source: str, command: str = "train") -> S:
     """Settings of `kind` from a mapping. Raises InputError with every unknown key and wrong value."""
     hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     problems, values = [], {}
     for key, value in given.items():
         name = key.replace("-", "_")
@@ -113,12 +124,41 @@ def resolve(kind: type[S], given: Mapping[str, Any], source: str) -> S:
             continue
         try:
             values[name] = convert(value, hints[name])
+            if wrong := out_of_range(fields[name], values[name]):
+                raise ValueError(wrong)
         except ValueError as error:
             problems.append(Problem("wrong_value", f"{key}: {str(value)[:80]}", str(error), f"/{key}"))
     if problems:
         raise InputError(f"the settings in {source} are not right", problems=problems,
-                         next_step="`calltune train --help` lists every setting")  # fmt: skip
+                         next_step=f"`calltune {command} --help` lists every setting")  # fmt: skip
     return kind(**values)
+
+
+def out_of_range(item: dataclasses.Field[Any], value: Any) -> str:
+    """What a number should have been, in words; empty where it is in the field's range or no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    low, high, above, below = item.metadata["range"]
+    if (
+        math.isfinite(value)
+        and (low is None or value >= low) and (high is None or value <= high)
+        and (above is None or value > above) and (below is None or value < below)
+    ):  # fmt: skip
+        return ""
+    limits = ((low, "at least"), (high, "at most"), (above, "more than"), (below, "less than"))
+    return ", ".join(f"{words} {limit:g}" for limit, words in limits if limit is not None) or "a finite number"
+
+
+def _check_ranges(settings: Any, command: str) -> None:
+    """Raises InputError with every number that is out of its range, also for settings made in Python."""
+    problems = []
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if wrong := out_of_range(item, value):
+            problems.append(Problem("wrong_value", f"{item.name}: {value}", wrong, f"/{item.name}"))
+    if problems:
+        raise InputError("the settings are not right", problems=problems,
+                         next_step=f"`calltune {command} --help` lists every setting")  # fmt: skip
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -131,7 +171,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}", next_step="correct the line named") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds {type(value).__name__}, not settings", next_step="write lines of `name: value`")
+        raise InputError(f"{path} holds {type(value).__name__}, not settings",
+                         next_step="write lines of `name: value`")  # fmt: skip
     return value
 
 

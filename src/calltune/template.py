@@ -7,22 +7,18 @@ then calltune writes tools and calls into the text itself, or brings a template 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from calltune.errors import InputError
-from calltune.formats import get_format, join
+from calltune.formats import Piece, get_format, hermes, join
+from calltune.formats.hermes import CLOSE, END_THINK, HERMES, OPEN, THINK, HermesStyle
+from calltune.jinja_env import compile_template
 from calltune.schema import Message, Tool, ToolCall
 from calltune.tokenizer import Tokenizer
 
@@ -45,7 +41,8 @@ class Template:
     `knows_tools`: it renders tools, calls and results itself in a form that `format` reads; otherwise tools
     stand in the system text and calls in the content. `merge_system`: the system text goes in front of the
     first user message. `roles` maps our role names to those that the template is given. `stop` is the text
-    that ends a reply.
+    that ends a reply. `style` is the white space that the template writes around plan and calls (fields of
+    HermesStyle; empty: the format's own).
     """
 
     source: str
@@ -58,29 +55,40 @@ class Template:
     roles: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     stop: str = ""
+    style: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
         text = json.dumps([self.source, self.format, self.knows_tools, self.merge_system,
-                           self.think_instruction, dict(self.roles), self.stop])  # fmt: skip
+                           self.think_instruction, dict(self.roles), self.stop, dict(self.style)])  # fmt: skip
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return fields | {"roles": dict(self.roles), "variables": dict(self.variables)}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return values | {"roles": dict(self.roles), "variables": dict(self.variables), "style": dict(self.style)}
+
+    def reply(self, message: Message) -> tuple[Piece, ...]:
+        """An assistant turn as the model writes it, without `stop`; no plan where none is asked for."""
+        message = self._planned(message)
+        if self.style and self.format == HERMES.name:
+            return hermes.write(message, HermesStyle(**self.style))
+        return get_format(self.format).write(message)
+
+    def _planned(self, message: Message) -> Message:
+        return message if self.think_instruction is not None else replace(message, thinking=None)
 
     def text(self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, prompt: bool = False) -> str:
         """Messages as the model reads them; `prompt` ends with the opening of the assistant's turn."""
         rows = self._rows(messages, tools)
         known = [tool.to_openai() for tool in tools] if tools and self.knows_tools else None
         think = self.think_instruction is not None
-        return _compile(self.source).render(
+        return compile_template(self.source).render(
             messages=rows, tools=known, add_generation_prompt=prompt, think=think, enable_thinking=think,
             **self.variables,
         )  # fmt: skip
 
     def _rows(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[dict[str, Any]]:
-        rows = [self._row(message) for message in messages]
+        rows = [self._row(self._planned(message)) for message in messages]
         if not self.knows_tools and tools:
             rows = _with_system(rows, tools_text(tools, self.think_instruction))
         if self.merge_system:
@@ -96,7 +104,7 @@ class Template:
             return row
         content = message.content
         if message.role == "assistant":
-            content = join(get_format(self.format).write(message))
+            content = join(self.reply(message))
         elif message.role == "tool":
             content = f"<tool_response>\n{content}\n</tool_response>"
         return {"role": message.role, "content": content}
@@ -104,7 +112,8 @@ class Template:
 
 def tools_text(tools: Sequence[Tool], think_instruction: str | None) -> str:
     """The tools and how to call them, for templates that leave that to the system text."""
-    lines = "\n".join(json.dumps(tool.to_openai()["function"], ensure_ascii=False) for tool in tools)
+    functions = [tool.to_openai()["function"] for tool in tools]
+    lines = "\n".join(json.dumps(f, ensure_ascii=False, separators=(",", ":")) for f in functions)
     return TOOLS_TEXT.format(tools=lines, think=f"\n{think_instruction}" if think_instruction else "")
 
 
@@ -147,7 +156,8 @@ def choose_template(
         for shape in _shapes(candidate, fixed_merge=merge_system is not None):
             lost = probe(shape)
             if not lost:
-                return replace(shape, stop=find_stop(shape, tokenizer))
+                chosen = replace(shape, stop=find_stop(shape, tokenizer))
+                return replace(chosen, style=probe_style(chosen))
             findings.append(f"{shape.origin} ({'tools' if shape.knows_tools else 'text'}): {'; '.join(lost)}")
     raise InputError(
         "no chat template of this model carries tools and calls: " + " | ".join(dict.fromkeys(findings)),
@@ -163,7 +173,7 @@ def builtin_source(name: str) -> str:
 def _candidates(base: Template, tokenizer: Tokenizer) -> list[Template]:
     found = []
     own = replace(base, source=tokenizer.template or "", origin="model")
-    if tokenizer.template and not probe(own):
+    if tokenizer.template and any(s.knows_tools and not probe(s) for s in _shapes(own, fixed_merge=False)):
         found.append(own)  # the model's own template knows tools and calls: nothing is better
     for name, marker in (("chatml", "<|im_start|>"), ("gemma", "<start_of_turn>")):
         if tokenizer.has_token(marker):
@@ -195,6 +205,22 @@ _PROBE = (
     Message("assistant", "answer_qx"),
 )
 
+_OTHER = replace(_TOOL, name="other_name_qx")
+_CALLS = (_CALL, ToolCall("other_name_qx", {"key_qx": "value_qx"}))
+_TURNS = tuple(
+    Message("assistant", content, thinking, calls)
+    for content, thinking, calls in (
+        ("content_qx", "thought_qx", _CALLS), ("", "thought_qx", _CALLS), ("", "thought_qx", _CALLS[:1]),
+        ("content_qx", "thought_qx", ()), ("content_qx", None, _CALLS), ("", None, _CALLS[:1]),
+        ("content_qx", None, ()),
+    )
+)  # fmt: skip
+_STYLE = re.compile(
+    rf"(?:(?P<think_open>\s*{THINK}\s*)thought_qx(?P<think_close>\s*{END_THINK}\s*))?"
+    rf"content_qx(?P<before_calls>\s*)(?P<call_open>{OPEN}\s*)\{{.*?\}}\}}(?P<call_close>\s*{CLOSE})"
+    rf"(?P<between_calls>\s*){OPEN}"
+)
+
 
 def probe(template: Template) -> list[str]:
     """What this way of using the template loses, in words; empty when it carries everything."""
@@ -205,14 +231,16 @@ def probe(template: Template) -> list[str]:
         after = template.text(_PROBE[:4], [_TOOL], prompt=True)
     except Exception as error:  # templates raise what they like
         return [f"it raises: {str(error)[:120]}"]
-    wanted = {"the system text": "system_qx", "a tool's description": "probe_text_qx", "the question": "question_qx",
-              "a call's arguments": "value_qx", "a tool's result": "result_qx", "the answer": "answer_qx"}  # fmt: skip
+    wanted = {
+        "the system text": "system_qx", "a tool's description": "probe_text_qx", "the question": "question_qx",
+        "a call's arguments": "value_qx", "a tool's result": "result_qx", "the answer": "answer_qx",
+    }  # fmt: skip
     lost = [f"{what} is lost" for what, sentinel in wanted.items() if sentinel not in whole]
     if plain == prompt:
         lost.append("it opens no assistant turn")
     elif not prompt.startswith(plain.rstrip()[:40]) or "result_qx" not in after:
         lost.append("its prompt leaves out earlier turns")
-    elif not (header := prompt[len(plain):].strip()) or header not in whole:
+    elif not (header := prompt[len(plain) :].strip()) or header not in whole:
         lost.append("its prompt opens a turn that its own assistant turns do not have")
     calls = get_format(template.format).parse(_between(whole, "question_qx", "result_qx")).calls
     if not any(c.name == _CALL.name and c.arguments == _CALL.arguments for c in calls):
@@ -231,6 +259,30 @@ def probe_thinking(template: Template) -> bool:
     return "thought_qx" in template.text(messages, [_TOOL], prompt=True)
 
 
+def probe_style(template: Template) -> dict[str, str]:
+    """The white space that the template itself writes around plan, content and calls, as fields of HermesStyle.
+
+    With it, earlier turns stand in a prompt exactly as they were trained, and a conversation stays one example
+    (Qwen3, say, ends a plan with an empty line). Empty where the format's own white space does as well.
+    """
+    if not template.knows_tools or template.format != HERMES.name:
+        return {}
+    tools = [_TOOL, _OTHER]
+    opening = template.text(_PROBE[:2], tools, prompt=True)
+
+    def shown(turn: Message) -> str:
+        whole = template.text([*_PROBE[:2], turn], tools)
+        return whole[len(opening) :] if whole.startswith(opening) else ""
+
+    def kept(style: Mapping[str, str]) -> int:
+        styled = replace(template, style=style)
+        return sum(shown(turn).startswith(join(styled.reply(turn)) + template.stop) for turn in _TURNS)
+
+    found = _STYLE.match(shown(_TURNS[0]))
+    style = {name: text for name, text in found.groupdict().items() if text is not None} if found else {}
+    return style if kept(style) > kept({}) else {}
+
+
 def find_stop(template: Template, tokenizer: Tokenizer) -> str:
     """The text of the token that ends a reply under this template: the first special token after the content."""
     text = template.text([Message("user", "q"), Message("assistant", "answer_qx")])
@@ -240,41 +292,3 @@ def find_stop(template: Template, tokenizer: Tokenizer) -> str:
         if token in special:
             return tail[start:end]
     return str(tokenizer.inner.eos_token or "")
-
-
-# ---- Jinja ----------------------------------------------------------------------------------------------------
-
-
-class _Generation(Extension):  # Jinja offers tags only by inheritance
-    """`{% generation %}`, which some templates put around what is trained: here it only prints its body."""
-
-    tags = frozenset({"generation"})
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-@functools.lru_cache(maxsize=32)
-def _compile(source: str) -> jinja2.Template:
-    """Sandboxed, with the filters and functions that transformers gives to chat templates."""
-
-    def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    env.filters["tojson"] = tojson
-    env.globals["raise_exception"] = raise_exception
-    env.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return env.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(
-            f"the chat template is not valid Jinja: {error.message} (line {error.lineno})",
-            next_step="correct that line of the template",
-        ) from None

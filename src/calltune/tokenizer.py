@@ -55,7 +55,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         )
     import transformers
 
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         inner = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds; all mean the same to the user
@@ -66,9 +66,25 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if not inner.is_fast:
         raise InputError(
             f"the tokenizer in {folder} has no fast form, which the loss spans need",
-            next_step="save it once with transformers' AutoTokenizer(...).save_pretrained on a machine that converts it",
+            next_step="save it once with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)",
         )
-    return Tokenizer(inner, frozenset(_stop_ids(folder, inner)), inner.chat_template or None)
+    return Tokenizer(inner, frozenset(_stop_ids(folder, inner)), _template(inner))
+
+
+def _template(inner: Any) -> str | None:
+    """The chat template; of several named ones that for tools, else the default."""
+    found = inner.chat_template
+    if isinstance(found, dict):
+        found = found.get("tool_use") or found.get("default")
+    return found or None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}", next_step="fetch or copy that file again") from error
+    return value
 
 
 def _stop_ids(folder: Path, inner: Any) -> set[int]:
@@ -77,6 +93,6 @@ def _stop_ids(folder: Path, inner: Any) -> set[int]:
     for name in ("config.json", "generation_config.json"):
         path = folder / name
         if path.exists():
-            ids = json.loads(path.read_text()).get("eos_token_id")
+            ids = _read(path).get("eos_token_id")
             found |= set(ids) if isinstance(ids, list) else {ids}
     return {i for i in found if isinstance(i, int)}

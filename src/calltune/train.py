@@ -19,7 +19,7 @@ from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoc
 from calltune.engine import optim
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.load import LoadedModel, load
-from calltune.engine.step import Plan, Speed, plan_step
+from calltune.engine.step import Plan, Speed, cells_run, plan_step
 from calltune.errors import CannotFinish, InputError
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
@@ -108,7 +108,6 @@ class Loop:
     trained_tokens: int = 0
     tokens: int = 0
     train_seconds: float = 0.0
-    last_valid: float | None = None
 
     def run(self) -> None:
         self.total = total_updates(len(self.prepared.train), self.settings)
@@ -180,7 +179,9 @@ class Loop:
         started = time.perf_counter()
         loss = self.step.evaluate(valid_batches(examples, self.settings, len(self.plan.prefix)))
         seconds = time.perf_counter() - started
-        self.last_valid = loss
+        if not math.isfinite(loss):
+            raise CannotFinish(f"the validation loss after update {self.update} is not a finite number",
+                               next_step="lower the learning rate")  # fmt: skip
         self.writer.metrics({"step": self.update, "valid_loss": loss, "valid_seconds": seconds})
         if self.callback:
             info = {"iteration": self.update, "val_loss": loss, "val_time": seconds}
@@ -226,8 +227,9 @@ class Window:
             self.loss_sum += float(losses.sum())
             self.trained += batch.trained
             self.tokens += batch.real + len(batch.indices) * (prefix + 1)
-            self.cells += batch.ids.size
-            self.padding += batch.ids.size - batch.real
+            cells = cells_run(batch)
+            self.cells += cells
+            self.padding += cells - batch.real
             for index in set(batch.kinds.tolist()):
                 chosen = losses[batch.kinds == index]
                 entry = self.kinds.setdefault(KINDS[index], [0.0, 0.0])
@@ -272,5 +274,3 @@ def valid_batches(examples: Sequence[Example], settings: TrainSettings, prefix: 
     plan = plan_epoch([len(e) for e in examples], settings.batch_size, seed=0)
     chosen = plan if settings.val_batches < 0 else plan[: settings.val_batches]
     return (make_batch(examples, indices, prefix) for indices in chosen)
-
-

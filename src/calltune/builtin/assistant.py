@@ -15,14 +15,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 # Units of a currency for one US dollar. A fixed table for the demo, not today's market.
-FIXED_RATES = {
-    "USD": 1.0, "EUR": 0.92, "GBP": 0.79, "JPY": 150.0, "CHF": 0.88, "SEK": 10.5, "NOK": 10.7, "DKK": 6.9,
-    "PLN": 4.0, "CZK": 23.2, "HUF": 360.0, "RON": 4.6, "TRY": 32.0, "ILS": 3.7, "ZAR": 18.5, "EGP": 48.0,
-    "KES": 130.0, "NGN": 1500.0, "INR": 83.0, "CNY": 7.2, "KRW": 1350.0, "THB": 36.0, "IDR": 15800.0,
-    "SGD": 1.35, "HKD": 7.8, "AUD": 1.52, "NZD": 1.65, "CAD": 1.36, "MXN": 17.0, "BRL": 5.0, "ARS": 900.0,
-    "CLP": 940.0, "COP": 3950.0, "PEN": 3.75, "AED": 3.67, "SAR": 3.75, "MYR": 4.7, "PHP": 57.0,
-}  # fmt: skip
-SPEED_KMH = {"walk": 5, "bike": 15, "car": 60, "train": 90}
+FIXED_RATES = {"USD": 1.0, "EUR": 0.92, "GBP": 0.79, "JPY": 150.0, "CHF": 0.88, "SEK": 10.5}
+Currency = Literal["USD", "EUR", "GBP", "JPY", "CHF", "SEK"]
+Room = Literal["kitchen", "bedroom", "bathroom", "office", "garage", "hallway"]
+Genre = Literal["jazz", "rock", "pop", "blues", "folk", "classical"]
+Language = Literal["French", "Spanish", "German", "Italian", "Polish", "Turkish", "Japanese", "Swedish"]
 SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "clear")
 
 
@@ -36,13 +33,8 @@ def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -
     return {"city": city, "degrees": degrees, "unit": unit, "sky": sky, "source": "made-up table"}
 
 
-def convert_currency(amount: float, source: str, target: str) -> dict[str, Any]:
-    """Convert money.
-
-    Args:
-        source: currency code
-        target: currency code
-    """
+def convert_currency(amount: float, source: Currency, target: Currency) -> dict[str, Any]:
+    """Convert money."""
     for code in (source, target):
         if code not in FIXED_RATES:
             raise ValueError(f"unknown currency {code!r}; known: {', '.join(FIXED_RATES)}")
@@ -50,11 +42,11 @@ def convert_currency(amount: float, source: str, target: str) -> dict[str, Any]:
     return {"amount": result, "currency": target, "source": "fixed demo rates"}
 
 
-def set_timer(minutes: int, label: str = "") -> dict[str, Any]:
+def set_timer(minutes: int) -> dict[str, Any]:
     """Start a countdown timer."""
     if minutes < 1:
         raise ValueError("a timer needs at least one minute")
-    return {"started": True, "minutes": minutes, "label": label}
+    return {"started": True, "minutes": minutes}
 
 
 def create_event(title: str, date: datetime.date, time: str) -> dict[str, Any]:
@@ -78,29 +70,27 @@ def add_to_list(items: list[str], list_name: Literal["shopping", "todo", "packin
     return {"list": list_name, "added": len(items), "items": list(items)}
 
 
-def set_light(room: str, on: bool) -> dict[str, Any]:
+def set_light(room: Room, on: bool) -> dict[str, Any]:
     """Switch a room's light."""
     return {"room": room, "light": "on" if on else "off"}
 
 
-def play_music(artist: str, shuffle: bool = False) -> dict[str, Any]:
-    """Play an artist's songs."""
-    return {"playing": artist, "shuffle": shuffle}
+def set_temperature(degrees: float) -> dict[str, Any]:
+    """Set the heating."""
+    if not 5 <= degrees <= 30:
+        raise ValueError("the heating goes from 5 to 30 degrees")
+    return {"degrees": degrees}
 
 
-def translate_text(text: str, language: str) -> dict[str, Any]:
+def play_music(genre: Genre, shuffle: bool = False) -> dict[str, Any]:
+    """Play music."""
+    return {"playing": genre, "shuffle": shuffle}
+
+
+def translate_text(text: str, language: Language) -> dict[str, Any]:
     """Translate a text."""
     # There is no dictionary here: the marked text stands for a translation service's answer.
     return {"translation": f"[{language}] {text}", "source": "stand-in translator"}
-
-
-def find_route(
-    origin: str, destination: str, mode: Literal["walk", "bike", "car", "train"] = "car"
-) -> dict[str, Any]:
-    """Find the way between two places."""
-    kilometres = _number_of(" to ".join(sorted((origin, destination)))) % 800 + 20
-    minutes = round(kilometres / SPEED_KMH[mode] * 60)
-    return {"kilometres": kilometres, "minutes": minutes, "mode": mode, "source": "made-up distances"}
 
 
 FUNCTIONS: tuple[Callable[..., dict[str, Any]], ...] = (
@@ -111,9 +101,9 @@ FUNCTIONS: tuple[Callable[..., dict[str, Any]], ...] = (
     send_message,
     add_to_list,
     set_light,
+    set_temperature,
     play_music,
     translate_text,
-    find_route,
 )
 
 

@@ -82,7 +82,5 @@ def _closing(calls: list[ToolCall], results: list[dict[str, Any]]) -> list[dict[
     pairs = [{"name": call.name, "content": result} for call, result in zip(calls, results, strict=True)]
     responses = "\n".join(f"<tool_response>\n{pair!r}\n</tool_response>" for pair in pairs)
     tables = phrase_tables()
-    said = [
-        tables[c.name].closing.format(**{**c.arguments, **r}) for c, r in zip(calls, results, strict=True)
-    ]
+    said = [tables[c.name].closing.format(**{**c.arguments, **r}) for c, r in zip(calls, results, strict=True)]
     return [{"role": "tool", "content": responses}, {"role": "model", "content": " ".join(said)}]

@@ -15,7 +15,6 @@ from calltune.platform.paths import cache_dir
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "cache",
-        help="list or empty the cache of models",
         description="CALLTUNE_CACHE=FOLDER moves the cache.",
         epilog="example: calltune cache clear --yes",
     )
@@ -25,9 +24,7 @@ def add_parser(subparsers: Any) -> None:
     )
     show.add_argument("--json", action="store_true", help="one JSON document on standard output")
     show.set_defaults(run=run_list)
-    clear = actions.add_parser(
-        "clear", help="remove everything there", epilog="example: calltune cache clear --yes"
-    )
+    clear = actions.add_parser("clear", help="remove everything there", epilog="example: calltune cache clear --yes")
     clear.add_argument("--yes", action="store_true", help="do not ask")
     clear.set_defaults(run=run_clear)
 

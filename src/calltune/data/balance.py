@@ -23,6 +23,8 @@ class Balance:
     first: int = 0  # of these, the called tool is listed first
 
     def add(self, conversation: Conversation) -> None:
+        if not conversation.messages:  # a row of raw text
+            return
         calls = [call for message in conversation.messages for call in message.calls]
         self.rows += 1
         self.without_call += not calls

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
+from calltune.data.messages import raw_text
 from calltune.data.readers import RowReading, readings
 from calltune.data.sources import Source
 from calltune.errors import Problem
@@ -89,9 +90,7 @@ def _bad_schemas(conversation: Conversation, line: int) -> list[Problem]:
         except SchemaError as error:
             place = "".join(f"/{part}" for part in error.absolute_path)
             found = f"{tool.name}: {shorten(error.message)}"
-            problems.append(
-                Problem("bad_schema", found, "JSON Schema", f"/tools/{i}/parameters{place}", line)
-            )
+            problems.append(Problem("bad_schema", found, "JSON Schema", f"/tools/{i}/parameters{place}", line))
     return problems
 
 
@@ -125,7 +124,9 @@ def _plain_schema(schema: Any) -> bool:
 
 
 def _bad_turns(conversation: Conversation, line: int) -> list[Problem]:
-    """Results that answer no call, and rows in which nothing can be learnt."""
+    """Results that answer no call, and rows in which nothing can be learnt (of raw text all is)."""
+    if raw_text(conversation) is not None:
+        return []
     problems = []
     called = False
     for i, message in enumerate(conversation.messages):

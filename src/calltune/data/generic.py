@@ -77,9 +77,7 @@ def table_for(function: Function) -> tuple[PhraseTable | None, list[str]]:
     if not tool.description:
         notes.append(f"{tool.name}: no description; write what it does, beginning with a verb")
     if len([t for t in examples if t.missing is None]) < FEW_EXAMPLES:
-        notes.append(
-            f"{tool.name}: add `Examples:` with {FEW_EXAMPLES} or more requests such as `- {_hint(tool)}`"
-        )
+        notes.append(f"{tool.name}: add `Examples:` with {FEW_EXAMPLES} or more requests such as `- {_hint(tool)}`")
     templates = _templates(tool, slots, words, examples)
     questions = {name: f"Which {spoken_name(name)} should I use?" for name in tool.required}
     return PhraseTable(tool.name, slots, words, templates, questions), notes
@@ -90,9 +88,7 @@ def _examples(
 ) -> tuple[list[Template], list[str]]:
     """The docstring's `Examples:` or `Requests:` lines; one that lacks a required value is a case to ask."""
     doc = inspect.getdoc(function.call) if function.call else None
-    section = re.search(
-        r"^(?:Examples?|Requests?):[ \t]*\n((?:[ \t]+.*\n?|\n)+)", f"{doc or ''}\n", re.MULTILINE
-    )
+    section = re.search(r"^(?:Examples?|Requests?):[ \t]*\n((?:[ \t]+.*\n?|\n)+)", f"{doc or ''}\n", re.MULTILINE)
     lines = re.findall(r"^\s*[-*]\s+(\S.*)$", section[1], re.MULTILINE) if section else []
     templates, notes = [], []
     known = {*slots, *words}
@@ -107,9 +103,7 @@ def _examples(
         missing = [name for name in function.tool.required if name not in names]
         if missing and template.missing is None:
             if not template.slots and not template.fixed and len(missing) == len(function.tool.required) > 0:
-                notes.append(
-                    f"{function.name}: example {line!r} has no {{{missing[0]}}}; taken as one to ask back"
-                )
+                notes.append(f"{function.name}: example {line!r} has no {{{missing[0]}}}; taken as one to ask back")
             template = replace(template, missing=missing[0])
         templates.append(template)
     return templates, notes
@@ -123,8 +117,7 @@ def _templates(
     made: dict[Kind, dict[Part, list[Template]]] = {k: {p: [] for p in PARTS} for k in kinds}
     phrases = _verb_phrases(tool, slots, words)
     dropped = [
-        (name, _phrase(tool, [n for n in tool.required if n != name], slots, words, name))
-        for name in tool.required
+        (name, _phrase(tool, [n for n in tool.required if n != name], slots, words, name)) for name in tool.required
     ]
     for part in PARTS:
         for i, pattern in enumerate(PATTERNS[part]):

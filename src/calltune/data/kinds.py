@@ -60,9 +60,7 @@ def kind_of(name: str, schema: Mapping[str, Any]) -> str | None:
         return f"int {int(schema.get('minimum', low))} {int(schema.get('maximum', high))}"
     if kind == "number":
         bounded = "minimum" in schema or "maximum" in schema
-        return (
-            f"int {int(schema.get('minimum', 1))} {int(schema.get('maximum', 500))}" if bounded else "amount"
-        )
+        return f"int {int(schema.get('minimum', 1))} {int(schema.get('maximum', 500))}" if bounded else "amount"
     if kind != "string":
         return None
     if "format" in schema:
@@ -92,9 +90,7 @@ def values_of(
                     True: (f"with {spoken} set to true",),
                     False: (f"with {spoken} set to false",),
                 }
-                notes.append(
-                    f"{tool.name}.{name}: a boolean; add examples that say it in words (`=> {name}=true`)"
-                )
+                notes.append(f"{tool.name}.{name}: a boolean; add examples that say it in words (`=> {name}=true`)")
         elif kind := kind_of(name, schema):
             slots[name] = kind
     return slots, words, notes

@@ -1,4 +1,4 @@
-"""What the row forms share: role names, contents, and a reading that carries its problems."""
+"""What the row forms share: role names, contents, raw text, and a reading that carries its problems."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calltune.errors import Problem
-from calltune.schema import Message, Role, Tool, ToolCall, shorten
+from calltune.schema import Conversation, Message, Role, Tool, ToolCall, shorten
 
 ROLE_NAMES: dict[str, Role] = {
     "system": "system",
@@ -41,6 +41,12 @@ class Reading:
 
     def problem(self, kind: str, found: Any, expected: str, path: str) -> None:
         self.problems.append(Problem(kind, shorten(found), expected, path))
+
+
+def raw_text(conversation: Conversation) -> str | None:
+    """The text of a row that is raw text (no messages, the text in `meta`); None for every other row."""
+    text = None if conversation.messages else conversation.meta.get("text")
+    return text if isinstance(text, str) else None
 
 
 def role_and_text(item: Any, path: str, reading: Reading) -> tuple[Role, str, str] | None:

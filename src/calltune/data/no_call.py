@@ -18,8 +18,7 @@ def _no_call_file() -> Mapping[str, Mapping[Part, tuple[tuple[str, str], ...]]]:
     raw = yaml.safe_load(files("calltune.data").joinpath("no_call.yaml").read_text(encoding="utf-8"))
     return {
         kind: {
-            part: tuple(_request_answer(line) for line in text.strip().split("\n"))
-            for part, text in parts.items()
+            part: tuple(_request_answer(line) for line in text.strip().split("\n")) for part, text in parts.items()
         }
         for kind, parts in raw.items()
     }
@@ -28,6 +27,67 @@ def _no_call_file() -> Mapping[str, Mapping[Part, tuple[tuple[str, str], ...]]]:
 def _request_answer(line: str) -> tuple[str, str]:
     request, _, answer = line.strip().partition(" => ")
     return request, answer
+
+
+NO_TOOL = "I have no tool for that."
+# Hard negatives of the built-in tools with values in them, so that a value alone does not mean a call.
+SLOTTED: dict[Part, tuple[str, ...]] = {
+    "train": (
+        "Can you cook {grocery}?",
+        "Buy two tickets for {artist}.",
+        "Send a parcel to {person}.",
+        "What is {city} famous for?",
+        "Sell my {grocery}.",
+        "Lock the door of the {room}.",
+        "Do you like {artist}?",
+        "Print the {label} photos.",
+        "Who was the first mayor of {city}?",
+        "Pay {person} back.",
+        "How is {person} doing?",
+        "Which {grocery} is the best?",
+        "Invite {person} to the game.",
+        "Is {country} bigger than {country}?",
+        "Is {grocery} healthy?",
+        "Which songs did {artist} write?",
+        "Get me a taxi in {city}.",
+        "Reserve a hotel in {city}.",
+        "Is somebody in the {room}?",
+        "Vacuum the {room}.",
+        "Order {grocery} online.",
+        "Where can I buy {grocery}?",
+        "How many people live in {city}?",
+        "Tell me about {artist}.",
+        "How do I cook {grocery}?",
+        "Which currency do they use in {country}?",
+        "What did {person} write to me?",
+        "Open the window in the {room}.",
+        "Rent a car in {city}.",
+        "Check my train ticket to {city}.",
+        "Clean the {room}.",
+        "How much does {grocery} cost?",
+        "Book a flight to {city}.",
+        "Do you know {person}?",
+        "Who is {artist}?",
+    ),
+    "valid": (
+        "How old is {city}?",
+        "Paint the {room} blue.",
+        "Find a cheap hotel in {city}.",
+        "What is the phone number of {person}?",
+        "What does {person} do for work?",
+    ),
+    "test": (
+        "Where was {artist} born?",
+        "Delete all messages from {person}.",
+        "What language do people speak in {country}?",
+        "Call {person}.",
+        "Is {person} at home?",
+        "Give me the history of {city}.",
+        "Is {artist} still alive?",
+        "What is the capital of {country}?",
+        "When was {artist} founded?",
+    ),
+}
 
 
 def no_call_requests(tools: Sequence[Tool], *, near: bool) -> dict[Part, list[tuple[str, str, str]]]:
@@ -56,6 +116,8 @@ def no_call_requests(tools: Sequence[Tool], *, near: bool) -> dict[Part, list[tu
             for i, (request, answer) in enumerate(parts[part]):
                 if not _words(request) & words:
                     result[part].append((f"no_call/{kind}/{part}/{i}", request, answer))
+    for part in PARTS if near else ():
+        result[part] += [(f"no_call/slotted/{part}/{i}", text, NO_TOOL) for i, text in enumerate(SLOTTED[part])]
     return result
 
 

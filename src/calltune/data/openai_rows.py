@@ -95,9 +95,7 @@ def _arguments(value: Any, path: str, reading: Reading) -> dict[str, Any] | None
             try:
                 value = read_value(value)
             except ValueError as error:
-                reading.problem(
-                    "unreadable_call", given, f"arguments as a JSON object; they are {error}", path
-                )
+                reading.problem("unreadable_call", given, f"arguments as a JSON object; they are {error}", path)
                 return None
     if not isinstance(value, Mapping):
         reading.problem("unreadable_call", given, "arguments as a JSON object", path)

@@ -76,9 +76,7 @@ def read_table(text: str, tool: str) -> PhraseTable:
     """A phrase table from YAML text (see builtin/requests). Raises InputError with all its problems."""
     raw = yaml.safe_load(text)
     problems = [
-        Problem("unknown_field", key, ", ".join(sorted(FIELDS)), f"/{key}")
-        for key in raw
-        if key not in FIELDS
+        Problem("unknown_field", key, ", ".join(sorted(FIELDS)), f"/{key}") for key in raw if key not in FIELDS
     ]
     templates: dict[Kind, dict[Part, tuple[Template, ...]]] = {}
     for kind in KINDS:
@@ -160,9 +158,7 @@ def fill(
     return Filled(text, tuple(arguments), tuple(written), template)
 
 
-def _kind(
-    kind: str | Mapping[str, str], own: Mapping[str, Any], first: Mapping[str, Any], rng: random.Random
-) -> str:
+def _kind(kind: str | Mapping[str, str], own: Mapping[str, Any], first: Mapping[str, Any], rng: random.Random) -> str:
     if isinstance(kind, str):
         return kind
     chosen = own.get(kind["by"], first.get(kind["by"]))

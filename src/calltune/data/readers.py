@@ -1,7 +1,8 @@
 """Rows to conversations: each row's form is told by its shape; problems are collected and told at once.
 
-Two forms so far: OpenAI `messages` + `tools` (`openai_rows.py`) and ShareGPT/Hermes text with tags
-(`hermes_rows.py`). A row is read as Hermes when it has tags in its text and no structured call.
+Turns stand in OpenAI's form (`openai_rows.py`) or as ShareGPT/Hermes text with tags (`hermes_rows.py`); a row is
+read as Hermes when it has tags in its text and no structured call. As in mlx-lm a row may also be a `prompt` and
+a `completion`, one turn each, or a raw `text`, which becomes a conversation without messages (`raw_text`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from itertools import islice
 from typing import Any
 
 from calltune.data.hermes_rows import has_markup, read_hermes
-from calltune.data.messages import Reading
+from calltune.data.messages import Reading, raw_text
 from calltune.data.openai_rows import has_structured_calls, read_openai
 from calltune.data.sources import Row, Source, sources_of
 from calltune.errors import InputError, Problem
-from calltune.schema import Conversation, ToolCall, find_tool, read_tools, validate_call
+from calltune.schema import Conversation, ToolCall, find_tool, read_tools, shorten, validate_call
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
 TOOL_COLUMNS = ("tools", "functions")
+PAIR = {"prompt": "user", "completion": "assistant"}
 MAX_PROBLEMS = 1000  # told of one file; the rest is counted
 
 
@@ -50,9 +52,9 @@ def read_conversations(
     """The conversations of one part of a source, streamed in its order.
 
     `source`: see `sources.sources_of`; a single file or list is the part `train`. `columns` renames columns
-    (`{"messages": "dialog", "tools": "api_list"}`); `limit` reads that many rows. Rows that cannot be read
-    are not yielded; their problems go to `on_problem`, or are raised together as one InputError after the
-    last row. A source without a row is an InputError in any case.
+    (`{"messages": "dialog", "tools": "api_list"}`, also `prompt`, `completion` and `text`); `limit` reads that
+    many rows. Rows that cannot be read are not yielded; their problems go to `on_problem`, or are raised together
+    as one InputError after the last row. A source without a row is an InputError in any case.
     """
     parts = sources_of(source)
     if part not in parts:
@@ -103,9 +105,7 @@ def _conversations(
         raise empty(source)
     if problems:
         step = f"`calltune check` lists them all; correct or remove the {bad} rows"
-        raise InputError(
-            f"{bad} of {count} rows of {source.name} cannot be read", problems=problems, next_step=step
-        )
+        raise InputError(f"{bad} of {count} rows of {source.name} cannot be read", problems=problems, next_step=step)
 
 
 def empty(source: Source) -> InputError:
@@ -133,17 +133,17 @@ def read_row(row: Row, file: str = "memory", columns: Mapping[str, str] | None =
     for ours, theirs in (columns or {}).items():
         if theirs in value:
             value[ours] = value.pop(theirs)
-    column = next((name for name in MESSAGE_COLUMNS if value.get(name) is not None), None)
-    messages = value.get(column) if column else None
-    if not isinstance(messages, list) or not messages:
-        found = f"columns {', '.join(map(str, value)) or 'none'}" if column is None else "no message in it"
-        expected = f"a list of messages in `{'` or `'.join(MESSAGE_COLUMNS[:2])}`"
-        path = f"/{column}" if column else ""
-        return _failed(row.line, Problem("no_messages", found, expected, path, row.line))
+    if _is_text(value):
+        return _text_row(value, row.line, file)
     reading = Reading()
+    messages, used = _turns(value, reading)
+    if reading.problems:
+        return _failed(row.line, *reading.problems)
     tool_column = _read_tool_column(value, reading)
     read = read_hermes if has_markup(messages) and not has_structured_calls(messages) else read_openai
-    read(messages, f"/{column}", reading)
+    read(messages, f"/{used[0]}", reading)
+    if used == tuple(PAIR):
+        _point_at_pair(reading)
     _check_offered(reading)
     if reading.problems:
         return _failed(row.line, *reading.problems)
@@ -151,10 +151,64 @@ def read_row(row: Row, file: str = "memory", columns: Mapping[str, str] | None =
         tuple(reading.messages),
         reading.tools,
         _identity(value.get("id"), file, row.line),
-        _meta(value, messages, {column, tool_column, "id", "meta"}),
+        _meta(value, messages, {*used, tool_column, "id", "meta"}),
     )
     repairs = tuple(_placed(p, row.line) for p in reading.repairs)
     return RowReading(row.line, conversation, (), repairs, tuple(reading.calls))
+
+
+def _turns(value: Mapping[str, Any], reading: Reading) -> tuple[list[Any], tuple[str, ...]]:
+    """The turns of a row and the columns they stand in; what is wrong is noted in `reading`."""
+    column = next((name for name in MESSAGE_COLUMNS if value.get(name) is not None), None)
+    if column is None and all(value.get(name) is not None for name in PAIR):
+        for name in PAIR:
+            if not isinstance(value[name], str):
+                reading.problem("bad_content", value[name], "text", f"/{name}")
+        return [{"role": role, "content": value[name]} for name, role in PAIR.items()], tuple(PAIR)
+    messages = value.get(column) if column else None
+    if column is not None and isinstance(messages, list) and messages:
+        return messages, (column,)
+    found = f"columns {', '.join(map(str, value)) or 'none'}" if column is None else "no message in it"
+    expected = f"a list of messages in `{'` or `'.join(MESSAGE_COLUMNS[:2])}`"
+    if column is None:
+        expected += ", or `prompt` and `completion`, or `text`"
+    reading.problems.append(Problem("no_messages", found, expected, f"/{column}" if column else ""))
+    return [], ()
+
+
+def _point_at_pair(reading: Reading) -> None:
+    """Paths of a row of prompt and completion, which was read as two messages, as they are in the row."""
+
+    def own(path: str) -> str:
+        for i, name in enumerate(PAIR):
+            path = path.replace(f"/prompt/{i}/content", f"/{name}", 1)
+        return path
+
+    reading.calls = [(own(path), call) for path, call in reading.calls]
+    reading.problems = [replace(problem, path=own(problem.path)) for problem in reading.problems]
+
+
+def _is_text(value: Mapping[str, Any]) -> bool:
+    """Whether a row is raw text: in the column `text`, without turns, or as `Conversation.to_openai` wrote it."""
+    if value.get("messages") == []:
+        meta = value.get("meta")
+        return isinstance(meta, Mapping) and isinstance(meta.get("text"), str)
+    turns = any(value.get(name) is not None for name in MESSAGE_COLUMNS)
+    pair = all(value.get(name) is not None for name in PAIR)
+    return value.get("text") is not None and not turns and not pair
+
+
+def _text_row(value: Mapping[str, Any], line: int, file: str) -> RowReading:
+    """A row that is trained as it stands, without a template."""
+    conversation = Conversation(
+        (), (), _identity(value.get("id"), file, line), _meta(value, [], {"messages", "id", "meta"})
+    )
+    text = raw_text(conversation)
+    if text is None:
+        return _failed(line, Problem("bad_content", shorten(value["text"]), "text", "/text"))
+    if not text.strip():
+        return _failed(line, Problem("no_text", "an empty text", "some text", "/text"))
+    return RowReading(line, conversation)
 
 
 def _given(conversation: Conversation, line: int, file: str) -> RowReading:
@@ -166,7 +220,7 @@ def _given(conversation: Conversation, line: int, file: str) -> RowReading:
     ]
     reading = Reading(tools=conversation.tools, calls=calls)
     _check_offered(reading)
-    if not conversation.messages:
+    if not conversation.messages and not raw_text(conversation):
         reading.problem("no_messages", "no message in it", "at least one message", "/messages")
     if reading.problems:
         return _failed(line, *reading.problems)

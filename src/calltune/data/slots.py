@@ -12,7 +12,7 @@ import datetime
 import random
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -20,12 +20,15 @@ from typing import Any, Literal
 
 import yaml
 
+from calltune.data.invent import invent
+
 Part = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 FIRST_DATE = datetime.date(2026, 1, 1)
 DATE_DAYS = 730
 # Shares of the hash's 100 buckets: most values train, since copying is learned from their variety.
 TRAIN_BELOW, VALID_BELOW = 65, 74
+INVENTED = 0.5  # share of the training values that are made up (data/invent.py)
 TRIES = 400
 
 
@@ -48,9 +51,7 @@ def part_of(text: str) -> Part:
 def pools() -> Mapping[str, tuple[str, ...]]:
     """Name of a pool -> its entries (data/pools.yaml)."""
     raw = yaml.safe_load(files("calltune.data").joinpath("pools.yaml").read_text(encoding="utf-8"))
-    return {
-        name: tuple(e.strip() for e in re.split(r"[|\n]", text) if e.strip()) for name, text in raw.items()
-    }
+    return {name: tuple(e.strip() for e in re.split(r"[|\n]", text) if e.strip()) for name, text in raw.items()}
 
 
 @lru_cache(maxsize=256)
@@ -68,9 +69,7 @@ def draw(kind: str, part: Part, rng: random.Random, used: set[str] | None = None
     last: Value | None = None
     for _ in range(TRIES):
         value = (
-            _draw_list(kind[5:], part, rng, used)
-            if kind.startswith("list ")
-            else _draw_one(kind, part, rng, used)
+            _draw_list(kind[5:], part, rng, used) if kind.startswith("list ") else _draw_one(kind, part, rng, used)
         )
         last = value
         ours = kind in pools() or kind.startswith("list ") or part_of(value.text) == part
@@ -99,6 +98,9 @@ def _draw_one(kind: str, part: Part, rng: random.Random, used: set[str]) -> Valu
         low, high = int(bounds[0]), int(bounds[1])
         number = rng.randint(low, high)
         return Value(number, str(number))
+    if head == "degrees":  # as a thermostat shows them: 21 or 21.5
+        value = rng.randint(10, 60) / 2
+        return Value(int(value) if value == int(value) else value, f"{value:g}")
     if head == "amount":
         return _amount(rng)
     text = _MAKERS[head](rng)
@@ -107,6 +109,10 @@ def _draw_one(kind: str, part: Part, rng: random.Random, used: set[str]) -> Valu
 
 def _from_pool(name: str, part: Part, rng: random.Random, used: set[str]) -> Value:
     """An entry; its inner {slots} are filled from the same part and noted as used."""
+    if part == "train" and rng.random() < INVENTED:
+        made = invent(name, rng)
+        if made is not None and part_of(made) == part:
+            return Value(made, made)
     entries = pool_part(name, part) or pools()[name]
     entry = rng.choice(entries)
     text = re.sub(r"\{(\w+)\}", lambda match: draw(match[1], part, rng, set(used)).text, entry)
@@ -147,7 +153,7 @@ def _id(rng: random.Random) -> str:
     return f"{letters}-{rng.randint(1000, 9999)}"
 
 
-_MAKERS = {
+_MAKERS: Mapping[str, Callable[[random.Random], str]] = {
     "date": _date,
     "time": _time,
     "datetime": lambda rng: f"{_date(rng)}T{_time(rng)}:00",

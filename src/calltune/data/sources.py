@@ -1,4 +1,4 @@
-"""Where rows come from: JSON and JSON Lines files (also gzipped), folders of parts, memory, the hub.
+"""Where rows come from: JSON, JSON Lines (also gzipped) and Parquet files, folders of parts, memory, the hub.
 
 A source gives raw rows with their 1-based line, in order, as a stream; what a line holds is read in
 `readers.py`.
@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from calltune.data.arrow import dataset_rows, is_dataset, parquet_rows
 from calltune.errors import InputError, Problem
 from calltune.formats.literals import read_json
 from calltune.schema import shorten
 
-SUFFIXES = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 PARTS = {
     "train": "train",
     "valid": "valid",
@@ -49,8 +50,12 @@ class Source:
 
     def rows(self) -> Iterator[Row]:
         if isinstance(self.items, Path):
-            return _file_rows(self.items)
-        return (Row(i, item) for i, item in enumerate(self.items, start=1))
+            if self.items.suffix != ".parquet":
+                return _file_rows(self.items)
+            items = parquet_rows(self.items)
+        else:
+            items = dataset_rows(self.items) if is_dataset(self.items) else self.items
+        return (Row(i, item) for i, item in enumerate(items, start=1))
 
 
 def sources_of(source: Any) -> dict[str, Source]:
@@ -78,20 +83,21 @@ def sources_of(source: Any) -> dict[str, Source]:
 
 def _kind(path: Path) -> str:
     """`.jsonl` of `x.jsonl` and of `x.jsonl.gz`."""
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    inner = Path(path.stem).suffix
+    return inner if path.suffix == ".gz" and inner != ".parquet" else path.suffix
 
 
 def _known(path: Path) -> Path:
     if _kind(path) in SUFFIXES:
         return path
     problem = Problem(
-        "unknown_file", str(path), f"a file that ends in {', '.join(SUFFIXES)} (or these with .gz)"
+        "unknown_file", str(path), f"a file that ends in {', '.join(SUFFIXES)} (the JSON kinds also with .gz)"
     )
     raise InputError(f"{path} is not a kind of file that is read here", problems=[problem])
 
 
 def _missing(path: Path) -> InputError:
-    near = sorted(p.name for p in path.parent.glob("*.json*"))[:8] if path.parent.is_dir() else []
+    near = sorted(p.name for p in path.parent.iterdir() if _kind(p) in SUFFIXES)[:8] if path.parent.is_dir() else []
     step = f"files there: {', '.join(near)}" if near else "check the path"
     return InputError(f"there is no {path}", problems=[Problem("missing_file", str(path))], next_step=step)
 
@@ -109,15 +115,11 @@ def _folder(path: Path) -> dict[str, Source]:
     ]
     if "train" not in found and "test" not in found:
         problems.append(
-            Problem("missing_file", f"{path} has no train.jsonl", "train.jsonl, valid.jsonl, test.jsonl")
+            Problem("missing_file", f"{path} has no train.jsonl", "train, valid and test as .jsonl or .parquet")
         )
     if problems:
         raise InputError(f"the folder {path} cannot be read", problems=problems)
-    return {
-        part: Source(found[part][0].name, found[part][0])
-        for part in ("train", "valid", "test")
-        if part in found
-    }
+    return {part: Source(found[part][0].name, found[part][0]) for part in ("train", "valid", "test") if part in found}
 
 
 def _parts(parts: Mapping[Any, Any], name: str) -> dict[str, Source]:

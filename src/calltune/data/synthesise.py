@@ -20,7 +20,7 @@ from calltune.data.generic import table_for
 from calltune.data.no_call import no_call_requests
 from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill
 from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan
-from calltune.data.slots import PARTS, Part
+from calltune.data.slots import PARTS, Part, draw
 from calltune.errors import InputError, Problem
 from calltune.functions import functions_from
 from calltune.schema import Conversation, Message, Tool, ToolCall, validate_call
@@ -28,29 +28,78 @@ from calltune.schema import Conversation, Message, Tool, ToolCall, validate_call
 # Two clauses in one request, {A} with a capital letter. No pattern stands in two parts.
 JOINS: Mapping[Part, tuple[str, ...]] = {
     "train": (
-        "{A} and {b}.", "{A}, and {b}.", "{A}. Also, {b}.", "{A} and then {b}.", "First {a}, then {b}.",
-        "{A}; {b}", "Can you {a} and {b}?", "Please {a} and also {b}.", "Two things: {a}, and {b}.",
-        "I need you to {a} and to {b}.", "{A}, and can you {b} too?", "{A}. {B}.",
+        "I want two things: {a} and {b}.",
+        "{A}, and {b}.",
+        "{A}, and please {b} as well.",
+        "Please {a}, then {b}.",
+        "Would you {a} and {b}?",
+        "{A}. {B}.",
+        "{A}. After that, {b}.",
+        "{A} & {b}",
+        "{A}; also {b}, thanks.",
+        "First {a}, then {b}.",
+        "Please {a} and also {b}.",
+        "{A}; {b}",
+        "Could you {a} and {b} for me?",
+        "{A}. Next, {b}.",
+        "{A} as well as {b}.",
+        "{A}, and afterwards {b}.",
+        "{A} and then {b}.",
+        "Do both, please: {a} and {b}.",
+        "{A}, plus {b}.",
+        "{A}, and when that is done {b}.",
+        "Two things: {a}, and {b}.",
+        "{A}. Also, {b}.",
+        "Can you {a} and {b}?",
+        "Could you {a}, and also {b}?",
+        "{A}, and can you {b} too?",
     ),
-    "valid": ("{A}, then {b}.", "Could you {a}, and also {b}?"),
+    "valid": (
+        "Help me with this: {a}, and {b}.",
+        "When you are done with this: {a}, do that: {b}.",
+        "I need you to {a} and to {b}.",
+    ),
     "test": (
-        "{A}. After that, {b}.", "Would you {a} and {b}?", "{A}, plus {b}.", "Do both, please: {a} and {b}.",
-        "I'd like you to {a} and then {b}.", "{A}, and please {b} as well.",
+        "{A} and {b}.",
+        "Hey, {a} and {b}!",
+        "Could you {a}? Then {b}, please.",
+        "{A}, then {b}.",
+        "Can you please {a}? And {b}.",
+        "I'd like you to {a} and then {b}.",
     ),
-}  # fmt: skip
+}
 # One clause as a request.
 WRAPS: Mapping[Part, tuple[str, ...]] = {
     "train": (
-        "{A}.",
+        "Quick, {a}!",
+        "My next wish: {a}.",
+        "I'd like you to {a}.",
+        "Kindly {a}.",
         "Please {a}.",
-        "Can you {a}?",
+        "Would you {a}?",
         "I need you to {a}.",
+        "When you have a moment, {a}.",
+        "{a}",
         "Hey, {a}.",
+        "Could you please {a}?",
+        "Go ahead and {a}.",
         "Could you {a} for me?",
+        "Can you please {a}?",
+        "Let's {a}.",
+        "{A}, thanks.",
     ),
-    "valid": ("I want you to {a}.", "Could you please {a}?"),
-    "test": ("Would you {a}?", "Go ahead and {a}.", "I'd like you to {a}.", "Kindly {a}."),
+    "valid": (
+        "It would be great if you could {a}.",
+        "Now {a}.",
+    ),
+    "test": (
+        "I want you to {a}.",
+        "Help me: {a}.",
+        "Can you {a}?",
+        "{A}.",
+    ),
 }
+SLOT = re.compile(r"\{(\w+)\}")
 TRIES = 30
 
 
@@ -58,10 +107,10 @@ TRIES = 30
 class Shares:
     """Shares of the categories; they need not sum to one."""
 
-    call: float = 0.68
-    parallel: float = 0.12
-    no_call: float = 0.14
-    ask: float = 0.06
+    call: float = 0.58
+    parallel: float = 0.18
+    no_call: float = 0.17
+    ask: float = 0.07
 
 
 @dataclass(frozen=True)
@@ -103,9 +152,7 @@ def synthesise(
             notes += said
             if table is not None:
                 given[function.name] = table
-    usable = [
-        given[tool.name] for tool in tools if tool.name in given and given[tool.name].of("call", "train")
-    ]
+    usable = [given[tool.name] for tool in tools if tool.name in given and given[tool.name].of("call", "train")]
     if not usable:
         problems = [Problem("no_requests", note) for note in notes]
         step = "add an `Examples:` section with requests such as `- weather in {city}` to the docstrings"
@@ -121,9 +168,7 @@ def synthesise(
         unfit |= maker.unfit
         if len(made[part]) < sizes[part]:
             notes.append(f"{part}: only {len(made[part])} of {sizes[part]} different requests could be made")
-    notes += [
-        f"{name}: some made values do not fit its schema; their rows were left out" for name in sorted(unfit)
-    ]
+    notes += [f"{name}: some made values do not fit its schema; their rows were left out" for name in sorted(unfit)]
     return Splits(made["train"], made["valid"], made["test"], tuple(notes))
 
 
@@ -207,7 +252,7 @@ class _Maker:
         if not tables:
             return None
         table = self._next("call", tables)
-        if table.of("clause", self.part) and self.rng.random() < 0.2:
+        if table.of("clause", self.part) and self.rng.random() < 0.35:
             wrap = self._next("wrap", WRAPS[self.part])
             filled = self._fill(table, "clause")
             text, ids = _join(wrap, filled.text), [wrap, filled.template.id]
@@ -251,7 +296,11 @@ class _Maker:
         if not self.answers:
             return None
         template, request, answer = self._next("no_call", self.answers)
-        return self._row("no_call", self._style(request, None), [], [template], (), ANSWER_PLAN, answer)
+        used: set[str] = set()
+        written = [(kind, draw(kind, self.part, self.rng, used).text) for kind in SLOT.findall(request)]
+        for kind, text in written:
+            request = request.replace(f"{{{kind}}}", text, 1)
+        return self._row("no_call", self._style(request, None), [], [template], written, ANSWER_PLAN, answer)
 
     def _style(self, text: str, template: Template | None) -> str:
         """Sometimes without the last mark or the first capital, as people type."""

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_adapters
 
-from calltune.errors import InputError, Problem
+from calltune.errors import CannotFinish, InputError, Problem
 from calltune.platform.paths import atomic_write
 
 Kind = Literal["lora", "dora", "full"]
@@ -110,10 +110,15 @@ def save_adapter(folder: Path, arrays: dict[str, mx.array], settings: AdapterSet
 
 
 def save_arrays(folder: Path, arrays: dict[str, mx.array]) -> None:
-    """`adapters.safetensors` in `folder`, whole or not at all (T10); numbers that are not finite are refused."""
+    """`adapters.safetensors` in `folder`, whole or not at all (T10). Raises CannotFinish, and leaves what is there,
+    for numbers that are not finite (T05) and where there are no arrays at all."""
+    lower = "lower the learning rate, or set --clip"
+    if not arrays:
+        raise CannotFinish("there are no trained weights to save: no validation gave a finite loss", next_step=lower)
     bad = [name for name, array in arrays.items() if not mx.isfinite(array).all().item()]
     if bad:
-        raise ValueError(f"not saved: {len(bad)} tensors hold numbers that are not finite ({bad[0]}, ...)")
+        raise CannotFinish(f"not saved: {len(bad)} tensors hold numbers that are not finite ({bad[0]}, ...)",
+                           next_step=lower)  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".adapters.tmp.safetensors"
     try:

@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from calltune.engine.threads import run_tasks
+from calltune.engine.threads import cores, run_tasks
 
 Array = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -102,9 +102,21 @@ def _visible(mask: Any, length: int, total: int) -> Bools | None:
     return np.array(mask)
 
 
-def _blocks(visible: Bools | None, row: int, length: int, total: int) -> list[tuple[int, int, int, Bools | None]]:
-    """(first query, last query, keys to visit, hidden part or None) for the blocks of one row."""
-    blocks: list[tuple[int, int, int, Bools | None]] = []
+@dataclass(frozen=True)
+class _Block:
+    """Queries [start, stop) and the keys [0, last) that they visit; of these, `hidden` (queries, last - shown)
+    may not be seen from key `shown` on."""
+
+    start: int
+    stop: int
+    last: int
+    shown: int
+    hidden: Bools | None
+
+
+def _blocks(visible: Bools | None, row: int, length: int, total: int) -> list[_Block]:
+    """The blocks of one row of the batch."""
+    blocks = []
     if visible is None:
         seen = None
     else:
@@ -112,13 +124,20 @@ def _blocks(visible: Bools | None, row: int, length: int, total: int) -> list[tu
     for start in range(0, length, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, length)
         if seen is None:
-            blocks.append((start, stop, total, None))
+            blocks.append(_Block(start, stop, total, total, None))
             continue
         part = seen[start:stop]
         last = total - int(np.argmax(part.any(axis=0)[::-1]))  # keys behind it are hidden from the whole block
-        hidden = ~part[:, :last]
-        blocks.append((start, stop, last, hidden if hidden.any() else None))
+        shown = int(np.argmin(part[:, :last].all(axis=0))) if not part[:, :last].all() else last
+        blocks.append(_Block(start, stop, last, shown, ~part[:, shown:last] if shown < last else None))
     return blocks
+
+
+def _tasks(rows: int, heads: int, groups: int) -> list[tuple[int, slice, int]]:
+    """(row, heads, group) for each piece of work: a group's heads together, since they share keys, unless the
+    rows are so few that some core would have nothing to do."""
+    width = heads // groups if rows * groups >= 2 * cores() else 1
+    return [(row, slice(h, h + width), h * groups // heads) for row in range(rows) for h in range(0, heads, width)]
 
 
 def _joined(own: Array, prefix: Array | None, row: int, group: int) -> Array:
@@ -128,13 +147,12 @@ def _joined(own: Array, prefix: Array | None, row: int, group: int) -> Array:
     return np.concatenate([prefix[0, group], own[row, group]])
 
 
-def _scores(q: Array, k: Array, scale: float, hidden: Bools | None) -> Array:
-    """Scores (R, L, T) of queries (R, L, D) and keys (T, D); hidden ones are -inf."""
+def _scores(q: Array, k: Array, block: _Block) -> Array:
+    """Scores (R, L, T) of scaled queries (R, L, D) and keys (T, D) in a block; hidden ones are -inf."""
     r, length, d = q.shape
-    scores = (q.reshape(r * length, d) * np.float32(scale)) @ k.T
-    scores = scores.reshape(r, length, -1)
-    if hidden is not None:
-        np.copyto(scores, np.float32(-np.inf), where=hidden)
+    scores = (q.reshape(r * length, d) @ k[: block.last].T).reshape(r, length, -1)
+    if block.hidden is not None:
+        np.copyto(scores[:, :, block.shown :], np.float32(-np.inf), where=block.hidden)
     return scores
 
 
@@ -144,23 +162,22 @@ def _forward(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Output (B, H, L, D) and the log of each softmax's sum, (B, H, L)."""
     b, h, length, _ = q.shape
-    groups, repeats = k.shape[1], h // k.shape[1]
     out = np.empty((b, h, length, v.shape[-1]), np.float32)
     sums = np.empty((b, h, length), np.float32)
 
-    def task(row: int, group: int) -> None:
-        heads = slice(group * repeats, (group + 1) * repeats)
+    def task(row: int, heads: slice, group: int) -> None:
         keys, values = _joined(k, pk, row, group), _joined(v, pv, row, group)
-        for start, stop, last, hidden in _blocks(visible, row, length, len(keys)):
-            weights = _scores(q[row, heads, start:stop], keys[:last], scale, hidden)
+        for block in _blocks(visible, row, length, len(keys)):
+            at = (row, heads, slice(block.start, block.stop))
+            weights = _scores(q[at] * np.float32(scale), keys, block)
             top = weights.max(axis=-1, keepdims=True)
             np.exp(np.subtract(weights, top, out=weights), out=weights)
             total = weights.sum(axis=-1, keepdims=True)
-            mixed = weights.reshape(-1, last) @ values[:last]
-            out[row, heads, start:stop] = mixed.reshape(repeats, stop - start, -1) / total
-            sums[row, heads, start:stop] = (top + np.log(total))[..., 0]
+            mixed = weights.reshape(-1, block.last) @ values[: block.last]
+            out[at] = mixed.reshape(*weights.shape[:2], -1) / total
+            sums[at] = (top + np.log(total))[..., 0]
 
-    run_tasks(task, [(row, group) for row in range(b) for group in range(groups)])
+    run_tasks(task, _tasks(b, h, k.shape[1]))
     return out, sums
 
 
@@ -170,30 +187,31 @@ def _backward(
 ) -> tuple[Array, ...]:  # fmt: skip
     """Gradients of the inputs by the softmax's rule dS = W * (dW - sum(dO * O)); FlashAttention, appendix B."""
     b, h, length, _ = q.shape
-    groups, repeats = k.shape[1], h // k.shape[1]
-    prefix = 0 if pk is None else pk.shape[2]
+    groups, prefix = k.shape[1], 0 if pk is None else pk.shape[2]
+    tasks = _tasks(b, h, groups)
+    share = len(tasks) // b  # of a row's work; its keys' gradients are summed over each group afterwards
     grad_q = np.empty(q.shape, np.float32)
-    grad_k = np.zeros((b, groups, prefix + k.shape[2], k.shape[3]), np.float32)
-    grad_v = np.zeros((b, groups, prefix + v.shape[2], v.shape[3]), np.float32)
+    grad_k = np.zeros((b, share, prefix + k.shape[2], k.shape[3]), np.float32)
+    grad_v = np.zeros((b, share, prefix + v.shape[2], v.shape[3]), np.float32)
 
-    def task(row: int, group: int) -> None:
-        heads = slice(group * repeats, (group + 1) * repeats)
+    def task(row: int, heads: slice, group: int) -> None:
         keys, values = _joined(k, pk, row, group), _joined(v, pv, row, group)
-        for start, stop, last, hidden in _blocks(visible, row, length, len(keys)):
-            queries, d_out = q[row, heads, start:stop], grad[row, heads, start:stop]
-            weights = _scores(queries, keys[:last], scale, hidden)
-            np.exp(np.subtract(weights, sums[row, heads, start:stop, None], out=weights), out=weights)
-            inner = (d_out * out[row, heads, start:stop]).sum(axis=-1).reshape(-1, 1)
-            flat_out, flat = np.ascontiguousarray(d_out).reshape(-1, values.shape[1]), weights.reshape(-1, last)
+        place = heads.start * share // h
+        for block in _blocks(visible, row, length, len(keys)):
+            at, last = (row, heads, slice(block.start, block.stop)), block.last
+            queries, d_out = q[at] * np.float32(scale), np.ascontiguousarray(grad[at])
+            weights = _scores(queries, keys, block)
+            np.exp(np.subtract(weights, sums[at][..., None], out=weights), out=weights)
+            inner = (d_out * out[at]).sum(axis=-1).reshape(-1, 1)
+            flat, flat_out = weights.reshape(-1, last), d_out.reshape(-1, values.shape[1])
+            grad_v[row, place, :last] += flat.T @ flat_out
             d_scores = flat_out @ values[:last].T
             np.multiply(np.subtract(d_scores, inner, out=d_scores), flat, out=d_scores)
-            d_q = (d_scores @ keys[:last]) * np.float32(scale)
-            grad_q[row, heads, start:stop] = d_q.reshape(queries.shape)
-            flat_q = np.ascontiguousarray(queries).reshape(-1, keys.shape[1]) * np.float32(scale)
-            grad_k[row, group, :last] += d_scores.T @ flat_q
-            grad_v[row, group, :last] += flat.T @ flat_out
+            grad_q[at] = ((d_scores @ keys[:last]) * np.float32(scale)).reshape(queries.shape)
+            grad_k[row, place, :last] += d_scores.T @ queries.reshape(-1, keys.shape[1])
 
-    run_tasks(task, [(row, group) for row in range(b) for group in range(groups)])
+    run_tasks(task, tasks)
+    grad_k, grad_v = (g.reshape(b, groups, share // groups, *g.shape[2:]).sum(axis=2) for g in (grad_k, grad_v))
     if not prefix:
         return grad_q, grad_k, grad_v
     shared = tuple(g[:, :, :prefix].sum(axis=0, keepdims=True) for g in (grad_k, grad_v))

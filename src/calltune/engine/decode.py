@@ -45,9 +45,25 @@ class Generated:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a model's attention takes: `Split` keys where fast_cpu is active, and masks of 4 or 5 axes."""
+
+    split: bool
+    grouped_mask: bool
+
+
+# Gemma 2 in mlx-lm does its own soft-capped attention, with the heads of a group on an axis of their own.
+FORMS = (Form(True, False), Form(False, False), Form(False, True))
+
+
 @dataclass
 class Decoder:
-    """A model with what decoding keeps between calls: the keys and values of the last shared prefix."""
+    """A model with what decoding keeps between calls: the keys and values of the last shared prefix.
+
+    `sharing` is off where the model in parts, with these caches, does not give its plain logits (a probe of
+    two short rows): then prompts run one by one with mlx-lm's own caches.
+    """
 
     model: nn.Module
     stop_ids: frozenset[int]
@@ -55,10 +71,43 @@ class Decoder:
     sharing: bool = True
     prefix: tuple[int, ...] = ()
     keys_values: list[Any] = field(default_factory=list)
+    form: Form = FORMS[0]
 
     def __post_init__(self) -> None:
         self.parts = find_parts(self.model)
-        self.sharing = self.sharing and self.parts is not None and supports_sharing(self.model)
+        if not self.sharing or self.parts is None or not supports_sharing(self.model):
+            self.sharing = False
+            return
+        fitting = next((form for form in FORMS if _fits(self.model, self.parts, form)), None)
+        self.sharing, self.form = fitting is not None, fitting or self.form
+
+    def caches(self, start: int, pads: mx.array) -> list[Decoding]:
+        """New caches of every layer for rows after the kept prefix (`start` > 0) or after nothing."""
+        assert self.parts is not None
+        prefix = self.keys_values if start else [None] * len(self.parts.layers)
+        return _caches(prefix, pads, self.form)
+
+
+def _caches(prefix: Sequence[Any], pads: mx.array, form: Form) -> list[Decoding]:
+    split = form.split and is_fast()
+    return [Decoding(pair, pads, split=split, grouped_mask=form.grouped_mask) for pair in prefix]
+
+
+def _fits(model: nn.Module, parts: Parts, form: Form, tolerance: float = 2e-2) -> bool:
+    """Whether two rows, one of them padded, after a shared token have their plain logits in this form."""
+    rows = [[1, 2, 3, 4], [1, 5, 6]]
+    try:
+        with fast_cpu():
+            shared = [Recorder() for _ in parts.layers]
+            run_body(parts, mx.array([[1]]), shared)
+            caches = _caches([cache.keys_values for cache in shared], mx.array([0, 1]), form)
+            hidden = run_body(parts, mx.array([[2, 3, 4], [0, 5, 6]]), caches)
+            ours = run_head(parts, hidden[:, -1:])[:, 0].astype(mx.float32)
+        plain = mx.concatenate([model(mx.array([row]))[:, -1] for row in rows]).astype(mx.float32)
+        worst = (mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item()
+    except Exception:  # an architecture that is built otherwise may fail anywhere
+        return False
+    return bool(worst <= tolerance)
 
 
 def generate_batch(
@@ -77,6 +126,8 @@ def generate_batch(
     """
     sampler = (sampling or Sampling()).sampler()
     results: dict[int, Generated] = {}
+    if not prompts:
+        return []
 
     def done(index: int, ids: list[int], truncated: bool) -> None:
         results[index] = Generated(tuple(ids), truncated)
@@ -112,9 +163,9 @@ def _collect(stream: Iterator[int], stop_ids: frozenset[int], limit: int) -> tup
     for token in stream:
         if token in stop_ids:
             return ids, False
-        if len(ids) == limit:
-            break
         ids.append(token)
+        if len(ids) >= limit:
+            break
     return ids, True
 
 
@@ -159,8 +210,7 @@ def _run_batch(
     bodies = [list(prompts[i][start:]) for i in indices]
     width = max(map(len, bodies))
     pads = mx.array([width - len(body) for body in bodies])
-    prefix = decoder.keys_values if start else [None] * len(parts.layers)
-    caches = [Decoding(pair, pads, split=is_fast()) for pair in prefix]
+    caches = decoder.caches(start, pads)
     ids = mx.array([[0] * (width - len(body)) + body for body in bodies])
     written: list[list[int]] = [[] for _ in indices]
     alive = list(range(len(indices)))
@@ -191,12 +241,11 @@ def _shared_stream(decoder: Decoder, prompt: Sequence[int], sampler: Sampler) ->
     start = len(decoder.prefix)
     if not start or tuple(prompt[:start]) != decoder.prefix or len(prompt) <= start:
         start = 0
-    prefix = decoder.keys_values if start else [None] * len(parts.layers)
     ids = mx.array([list(prompt[start:])])
     caches: list[Decoding] | None = None
     while True:
         with fast_cpu():  # entered anew for each token, so that it is not left on between them
-            caches = caches or [Decoding(pair, mx.array([0]), split=is_fast()) for pair in prefix]
+            caches = caches or decoder.caches(start, mx.array([0]))
             hidden = run_body(parts, ids, caches)[:, -1:]
             token = int(sampler(run_head(parts, hidden)[:, -1]).item())
         yield token

@@ -64,8 +64,11 @@ def make_config(file: GgufFile, vocabulary: GgufVocabulary, dtype: str) -> dict[
 def end_ids(file: GgufFile, vocabulary: GgufVocabulary) -> list[int]:
     """The ids that end a reply: the file's EOS first, its end of turn, and known ones of the vocabulary."""
     found = [vocabulary.eos, *(file.value(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom"))]
-    named = {text: id for id, text in enumerate(vocabulary.tokens)
-             if text in END_OF_TURN and vocabulary.types[id] in (CONTROL, USER_DEFINED)}
+    named = {
+        text: id
+        for id, text in enumerate(vocabulary.tokens)
+        if text in END_OF_TURN and vocabulary.types[id] in (CONTROL, USER_DEFINED)
+    }
     found += [named[text] for text in END_OF_TURN if text in named]
     return list(dict.fromkeys(int(id) for id in found if id is not None))
 
@@ -103,8 +106,10 @@ def _check(file: GgufFile, config: dict[str, Any], vocabulary: GgufVocabulary) -
     if any(file.value(f"{{arch}}.{place}_logit_softcapping", 0.0) for place in ("attn", "final")):
         raise _unsupported(file, "capped logits")
     if config["vocab_size"] and len(vocabulary.tokens) > config["vocab_size"]:
-        raise InputError(f"{file.path}: {len(vocabulary.tokens)} tokens, {config['vocab_size']} embeddings",
-                         next_step="use another GGUF file of this model")
+        raise InputError(
+            f"{file.path}: {len(vocabulary.tokens)} tokens, {config['vocab_size']} embeddings",
+            next_step="use another GGUF file of this model",
+        )
 
 
 def _rope_scaling(file: GgufFile, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -131,8 +136,14 @@ def _llama3_scaling(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
     expected = np.where(lengths < context / high, 1.0, np.where(lengths > context / low, factor, expected))
     if table.shape != expected.shape or not np.allclose(table, expected, rtol=1e-3):
         raise _unsupported(file, "a table of rotary frequencies (rope_freqs) that is not Llama 3's")
-    return {"type": "llama3", "rope_type": "llama3", "factor": _decimal(factor), "low_freq_factor": low,
-            "high_freq_factor": high, "original_max_position_embeddings": context}
+    return {
+        "type": "llama3",
+        "rope_type": "llama3",
+        "factor": _decimal(factor),
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": context,
+    }
 
 
 def _whole(file: GgufFile, key: str, default: int | None = None) -> int:
@@ -142,11 +153,15 @@ def _whole(file: GgufFile, key: str, default: int | None = None) -> int:
             raise _unsupported(file, f"layers that differ in {key}")
         value = value[0]
     if value is None:
-        raise InputError(f"{file.path}: the metadata lack {file.architecture}.{key}",
-                         next_step="use another GGUF file of this model")
+        raise InputError(
+            f"{file.path}: the metadata lack {file.architecture}.{key}",
+            next_step="use another GGUF file of this model",
+        )
     if not isinstance(value, int) or value < 0 or (value == 0 and default is None):
-        raise InputError(f"{file.path}: {file.architecture}.{key} is {value!r}, not a whole number above 0",
-                         next_step="use another GGUF file of this model")
+        raise InputError(
+            f"{file.path}: {file.architecture}.{key} is {value!r}, not a whole number above 0",
+            next_step="use another GGUF file of this model",
+        )
     return value
 
 
@@ -156,5 +171,7 @@ def _decimal(value: float) -> float:
 
 
 def _unsupported(file: GgufFile, what: str) -> InputError:
-    return InputError(f"{file.path}: {what}: not supported for {file.architecture}",
-                      next_step="use the model's Hugging Face folder, or another model")
+    return InputError(
+        f"{file.path}: {what}: not supported for {file.architecture}",
+        next_step="use the model's Hugging Face folder, or another model",
+    )

@@ -97,16 +97,22 @@ def read_gguf(path: Path) -> GgufFile:
     try:
         file = _read(path)
     except _Damaged as problem:
-        raise InputError(f"{path}: not a readable GGUF file: {problem}",
-                         next_step="download it again and compare its SHA-256 with the publisher's") from None
+        raise InputError(
+            f"{path}: not a readable GGUF file: {problem}",
+            next_step="download it again and compare its SHA-256 with the publisher's",
+        ) from None
     size = path.stat().st_size
     end = max((t.offset + t.n_bytes for t in file.tensors.values()), default=0)
     if end > size:
-        raise InputError(f"{path}: the file is cut short: {size:,} bytes where its header promises {end:,}",
-                         next_step="download it again")
+        raise InputError(
+            f"{path}: the file is cut short: {size:,} bytes where its header promises {end:,}",
+            next_step="download it again",
+        )
     if int(file.value("split.count", 0) or 0) > 1:
-        raise InputError(f"{path}: one part of a model of {file.value('split.count')} files",
-                         next_step="join the parts with `llama-gguf-split --merge` and give the joined file")
+        raise InputError(
+            f"{path}: one part of a model of {file.value('split.count')} files",
+            next_step="join the parts with `llama-gguf-split --merge` and give the joined file",
+        )
     return file
 
 

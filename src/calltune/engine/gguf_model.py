@@ -25,8 +25,9 @@ SHARD_BYTES = 4_000_000_000
 FLOAT32_UP_TO = 1_000_000_000  # parameters
 
 
-def convert_gguf(gguf: Path, folder: Path, *, dtype: str = "auto",
-                 progress: Callable[[int, int], None] | None = None) -> None:
+def convert_gguf(
+    gguf: Path, folder: Path, *, dtype: str = "auto", progress: Callable[[int, int], None] | None = None
+) -> None:
     """Write the model of a .gguf file as a plain folder (config, safetensors, tokenizer).
 
     `dtype` is that of the stored weights: float32, float16, bfloat16, or auto. A quantised weight is a small
@@ -44,8 +45,10 @@ def convert_gguf(gguf: Path, folder: Path, *, dtype: str = "auto",
         raise InputError(f"dtype {dtype!r} is not known", next_step=f"use auto, {', '.join(ITEM_BYTES)}")
     file = read_gguf(Path(gguf))
     if file.architecture not in ARCHITECTURES:
-        raise InputError(f"{gguf}: architecture {file.architecture!r} is not supported",
-                         next_step=f"use a GGUF file of one of these: {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"{gguf}: architecture {file.architecture!r} is not supported",
+            next_step=f"use a GGUF file of one of these: {', '.join(ARCHITECTURES)}",
+        )
     vocabulary = read_vocabulary(file)
     dtype = _pick_dtype(file) if dtype == "auto" else dtype
     config = make_config(file, vocabulary, dtype)
@@ -63,10 +66,13 @@ def _pick_dtype(file: GgufFile) -> str:
     return "bfloat16" if brain or file.architecture == "gemma3" else "float16"
 
 
-def _write_tokenizer(file: GgufFile, vocabulary: GgufVocabulary, config: dict[str, Any],
-                     folder: Path) -> None:
-    named = {"bos_token": vocabulary.bos, "eos_token": vocabulary.eos,
-             "unk_token": vocabulary.unknown, "pad_token": vocabulary.padding}
+def _write_tokenizer(file: GgufFile, vocabulary: GgufVocabulary, config: dict[str, Any], folder: Path) -> None:
+    named = {
+        "bos_token": vocabulary.bos,
+        "eos_token": vocabulary.eos,
+        "unk_token": vocabulary.unknown,
+        "pad_token": vocabulary.padding,
+    }
     special = {name: text for name, id in named.items() if (text := vocabulary.text(id)) is not None}
     settings: dict[str, Any] = {
         # Not the model's own class: those rebuild the splitting in ways that differ between versions.
@@ -107,8 +113,10 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         else:
             os.replace(scratch, folder)
     except OSError as error:
-        raise InputError(f"{folder}: the model folder can't be written: {error.strerror or error}",
-                         next_step="free disk space, or choose a place that you may write to") from error
+        raise InputError(
+            f"{folder}: the model folder can't be written: {error.strerror or error}",
+            next_step="free disk space, or choose a place that you may write to",
+        ) from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)

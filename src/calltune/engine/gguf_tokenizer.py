@@ -35,12 +35,27 @@ _LLAMA3, _QWEN2, _DIGITS = (_WORDS % "{1,3}",), (_WORDS % "",), (r"\p{N}", _GPT2
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     "default": _DEFAULT,
-    "gpt-2": (_GPT2,), "olmo": (_GPT2,), "mpt": (_GPT2,), "phi-2": (_GPT2,),
-    "smollm": _DIGITS, "starcoder": _DIGITS, "refact": _DIGITS, "command-r": _DIGITS, "codeshell": _DIGITS,
-    "exaone": _DIGITS, "minerva-7b": _DIGITS,
-    "llama-bpe": _LLAMA3, "llama3": _LLAMA3, "llama-v3": _LLAMA3, "falcon3": _LLAMA3, "smaug-bpe": _LLAMA3,
+    "gpt-2": (_GPT2,),
+    "olmo": (_GPT2,),
+    "mpt": (_GPT2,),
+    "phi-2": (_GPT2,),
+    "smollm": _DIGITS,
+    "starcoder": _DIGITS,
+    "refact": _DIGITS,
+    "command-r": _DIGITS,
+    "codeshell": _DIGITS,
+    "exaone": _DIGITS,
+    "minerva-7b": _DIGITS,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "falcon3": _LLAMA3,
+    "smaug-bpe": _LLAMA3,
     "dbrx": _LLAMA3,
-    "qwen2": _QWEN2, "deepseek-r1-qwen": _QWEN2, "stablelm2": _QWEN2, "megrez": _QWEN2,
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+    "stablelm2": _QWEN2,
+    "megrez": _QWEN2,
     "tekken": (_TEKKEN,),
 }
 # Qwen's own tokenizer composes letters and accents first (NFC); llama.cpp leaves that out.
@@ -75,6 +90,7 @@ class GgufVocabulary:
 
 def read_vocabulary(file: GgufFile) -> GgufVocabulary:
     """The vocabulary of a GGUF file; InputError when it is missing or of a kind that is not built here."""
+
     def get(key: str, default: Any = None) -> Any:
         return file.value(f"tokenizer.ggml.{key}", default)
 
@@ -84,40 +100,62 @@ def read_vocabulary(file: GgufFile) -> GgufVocabulary:
 
     model, tokens = str(get("model", "")), tuple(get("tokens", ()))
     if not tokens or not model:
-        raise InputError(f"{file.path}: the file holds no tokenizer (tokenizer.ggml.tokens)",
-                         next_step="use a GGUF file that holds a whole model, not its weights alone")
+        raise InputError(
+            f"{file.path}: the file holds no tokenizer (tokenizer.ggml.tokens)",
+            next_step="use a GGUF file that holds a whole model, not its weights alone",
+        )
     if model not in ("gpt2", "llama"):
-        raise InputError(f"{file.path}: tokenizer kind {model!r} is not supported (gpt2 and llama are)",
-                         next_step="use the model's Hugging Face folder instead of its GGUF file")
+        raise InputError(
+            f"{file.path}: tokenizer kind {model!r} is not supported (gpt2 and llama are)",
+            next_step="use the model's Hugging Face folder instead of its GGUF file",
+        )
     spm, pre = model == "llama", str(get("pre", "default") or "default")
     if not spm and pre not in PRE_TOKENIZERS:
-        raise InputError(f"{file.path}: pre-tokenizer {pre!r} is not known ({', '.join(PRE_TOKENIZERS)} are)",
-                         next_step="use the model's Hugging Face folder instead of its GGUF file")
+        raise InputError(
+            f"{file.path}: pre-tokenizer {pre!r} is not known ({', '.join(PRE_TOKENIZERS)} are)",
+            next_step="use the model's Hugging Face folder instead of its GGUF file",
+        )
     if file.architecture == "qwen2" and pre not in _COMPOSED:
         # transformers 5 loads every model of this type with Qwen's own splitting, whatever the folder says.
-        raise InputError(f"{file.path}: a qwen2 model with the tokenizer of another family ({pre})",
-                         next_step="use the model's Hugging Face folder instead of its GGUF file")
+        raise InputError(
+            f"{file.path}: a qwen2 model with the tokenizer of another family ({pre})",
+            next_step="use the model's Hugging Face folder instead of its GGUF file",
+        )
     if not spm and not get("merges"):
-        raise InputError(f"{file.path}: a byte-level BPE tokenizer without merges",
-                         next_step="use a GGUF file made by a current converter of llama.cpp")
+        raise InputError(
+            f"{file.path}: a byte-level BPE tokenizer without merges",
+            next_step="use a GGUF file made by a current converter of llama.cpp",
+        )
     if len(set(tokens)) != len(tokens):
-        raise InputError(f"{file.path}: the vocabulary holds the same token twice",
-                         next_step="use another GGUF file of this model")
+        raise InputError(
+            f"{file.path}: the vocabulary holds the same token twice", next_step="use another GGUF file of this model"
+        )
     try:
         "".join(tokens).encode()
     except UnicodeEncodeError:  # the reader keeps broken UTF-8 as surrogates
-        raise InputError(f"{file.path}: the vocabulary holds tokens that are not UTF-8",
-                         next_step="use another GGUF file of this model") from None
+        raise InputError(
+            f"{file.path}: the vocabulary holds tokens that are not UTF-8",
+            next_step="use another GGUF file of this model",
+        ) from None
     if any(len(get(key) or tokens) != len(tokens) for key in ("token_type", "scores")):
-        raise InputError(f"{file.path}: the vocabulary's tokens, types and scores differ in number",
-                         next_step="download the file again, or use another GGUF file of this model")
+        raise InputError(
+            f"{file.path}: the vocabulary's tokens, types and scores differ in number",
+            next_step="download the file again, or use another GGUF file of this model",
+        )
     return GgufVocabulary(
-        model, pre, tokens, tuple(get("token_type", ()) or [NORMAL] * len(tokens)),
-        tuple(get("scores", ()) or [0.0] * len(tokens)), tuple(get("merges", ()) or ()),
+        model,
+        pre,
+        tokens,
+        tuple(get("token_type", ()) or [NORMAL] * len(tokens)),
+        tuple(get("scores", ()) or [0.0] * len(tokens)),
+        tuple(get("merges", ()) or ()),
         # The defaults are llama.cpp's for a file that does not say.
-        token("bos", 1 if spm else None), token("eos", 2 if spm else None),
-        token("unknown", 0 if spm else None), token("padding"),
-        bool(get("add_bos_token", spm or pre in _BOS_BY_DEFAULT)), bool(get("add_eos_token", False)),
+        token("bos", 1 if spm else None),
+        token("eos", 2 if spm else None),
+        token("unknown", 0 if spm else None),
+        token("padding"),
+        bool(get("add_bos_token", spm or pre in _BOS_BY_DEFAULT)),
+        bool(get("add_eos_token", False)),
         bool(get("add_space_prefix", spm)),
     )
 
@@ -142,15 +180,18 @@ def build_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 def _add_ends(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
-    ends = {"bos": vocabulary.bos if vocabulary.add_bos else None,
-            "eos": vocabulary.eos if vocabulary.add_eos else None}
+    ends = {
+        "bos": vocabulary.bos if vocabulary.add_bos else None,
+        "eos": vocabulary.eos if vocabulary.add_eos else None,
+    }
     names = {key: vocabulary.tokens[id] for key, id in ends.items() if id is not None}
     if not names:
         return
     before, after = [names["bos"]] if "bos" in names else [], [names["eos"]] if "eos" in names else []
     pair = [*before, "$A", *after, *(f"{t}:1" for t in before), "$B:1", *(f"{t}:1" for t in after)]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=[*before, "$A", *after], pair=pair,
+        single=[*before, "$A", *after],
+        pair=pair,
         special_tokens=[(text, tokenizer.token_to_id(text)) for text in {*before, *after}],
     )
 
@@ -175,8 +216,15 @@ def _byte_level(vocabulary: GgufVocabulary) -> Tokenizer:
 
 def _sentencepiece(vocabulary: GgufVocabulary) -> Tokenizer:
     ids = {text: id for id, text in enumerate(vocabulary.tokens)}
-    tokenizer = Tokenizer(BPE(ids, score_merges(vocabulary), byte_fallback=True, fuse_unk=True,
-                              unk_token=vocabulary.text(vocabulary.unknown)))
+    tokenizer = Tokenizer(
+        BPE(
+            ids,
+            score_merges(vocabulary),
+            byte_fallback=True,
+            fuse_unk=True,
+            unk_token=vocabulary.text(vocabulary.unknown),
+        )
+    )
     steps: list[Any] = [normalizers.Prepend("▁")] if vocabulary.space_prefix else []
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
     # mlx-lm takes its fast streaming detokenizer for exactly these decoders.
@@ -195,10 +243,11 @@ def score_merges(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
     the result (tests hold the ids against the straight algorithm on random vocabularies and on Gemma's).
     Control and user-defined tokens are cut out of the text before, byte tokens come from bytes only.
     """
-    whole = {text for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
-             if kind in (NORMAL, UNUSED)}
-    order = sorted((id for id, text in enumerate(vocabulary.tokens) if len(text) > 1 and text in whole),
-                   key=lambda id: (-vocabulary.scores[id], id))
+    whole = {text for text, kind in zip(vocabulary.tokens, vocabulary.types, strict=True) if kind in (NORMAL, UNUSED)}
+    order = sorted(
+        (id for id, text in enumerate(vocabulary.tokens) if len(text) > 1 and text in whole),
+        key=lambda id: (-vocabulary.scores[id], id),
+    )
     merges = []
     for id in order:
         text = vocabulary.tokens[id]

@@ -36,7 +36,8 @@ _BLOCKS = {
     "qwen2": _BLOCK,
     "qwen3": {**_BLOCK, **_HEAD_NORMS},
     "gemma3": {
-        **_BLOCK, **_HEAD_NORMS,
+        **_BLOCK,
+        **_HEAD_NORMS,
         "post_attention_norm": "post_attention_layernorm",
         "ffn_norm": "pre_feedforward_layernorm",
         "post_ffw_norm": "post_feedforward_layernorm",
@@ -78,19 +79,27 @@ def plan_weights(file: GgufFile, heads: int, kv_heads: int) -> list[Weight]:
             continue
         name = _mlx_name(tensor.name, file.architecture)
         if name is None:
-            problems.append(Problem("unknown_tensor", tensor.name,
-                                    f"a tensor of a plain {file.architecture} model"))
+            problems.append(Problem("unknown_tensor", tensor.name, f"a tensor of a plain {file.architecture} model"))
         else:
             weights.append(_weight(file.architecture, name, tensor, heads, kv_heads))
     problems += _missing(file)
     if problems:
-        raise InputError(f"{file.path}: {len(problems)} problems with the tensors", problems=problems,
-                         next_step="use another GGUF file of this model, or its Hugging Face folder")
+        raise InputError(
+            f"{file.path}: {len(problems)} problems with the tensors",
+            problems=problems,
+            next_step="use another GGUF file of this model, or its Hugging Face folder",
+        )
     return weights
 
 
-def write_shards(file: GgufFile, weights: list[Weight], folder: Path, dtype: str, shard_bytes: int,
-                 progress: Callable[[int, int], None] | None = None) -> None:
+def write_shards(
+    file: GgufFile,
+    weights: list[Weight],
+    folder: Path,
+    dtype: str,
+    shard_bytes: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Write model.safetensors, or several shards and their index when more than `shard_bytes` are needed.
 
     `progress(done, total)` is called in bytes written.
@@ -132,8 +141,11 @@ def _unreadable(file: GgufFile) -> Iterable[Problem]:
     bad = {kind for kind in {t.type for t in file.tensors.values()} if not can_dequantize(kind)}
     for tensor in file.tensors.values():
         if tensor.type in bad:
-            yield Problem("unsupported_quantisation", f"{tensor.name} is stored as {tensor.type.name}",
-                          "a type that the gguf package dequantises (Q4_0 ... Q8_0, K-quants, F16, F32)")
+            yield Problem(
+                "unsupported_quantisation",
+                f"{tensor.name} is stored as {tensor.type.name}",
+                "a type that the gguf package dequantises (Q4_0 ... Q8_0, K-quants, F16, F32)",
+            )
 
 
 def _mlx_name(name: str, architecture: str) -> str | None:
@@ -188,8 +200,11 @@ def _header(weights: list[Weight], dtype: str) -> bytes:
     at = 0
     for weight in weights:
         end = at + weight.size * ITEM_BYTES[dtype]
-        head[weight.name] = {"dtype": _SAFETENSORS[dtype], "shape": list(weight.source.shape),
-                             "data_offsets": [at, end]}
+        head[weight.name] = {
+            "dtype": _SAFETENSORS[dtype],
+            "shape": list(weight.source.shape),
+            "data_offsets": [at, end],
+        }
         at = end
     text = json.dumps(head, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data starts aligned, so that readers may map the file

@@ -77,7 +77,7 @@ def model_folder(name: str) -> Path:
         return _from_hub(name)
     names = ", ".join(BUILTIN_MODELS)
     raise InputError(f"there is no model {name!r}: no such folder or file, and not a built-in ({names})",
-                     next_step="give a folder, a .gguf file, a built-in name or a hub name such as org/model")  # fmt: skip
+                     next_step="give a folder, a .gguf file, a built-in name or a hub name (org/model)")  # fmt: skip
 
 
 def choose_dtype(dtype: Dtype, config: dict[str, Any], parameters: int) -> tuple[str, str]:
@@ -109,13 +109,15 @@ def _parameters(model: nn.Module) -> int:
 def _build(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     if not list(folder.glob("model*.safetensors")):
         raise InputError(f"the model folder {folder} has no model*.safetensors",
-                         next_step="calltune reads safetensors only; convert or download the weights in that form")  # fmt: skip
+                         next_step="calltune reads safetensors only; convert the weights to that form")  # fmt: skip
     try:
         load_config(folder)
         model, config = load_model(folder, lazy=True)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise InputError(f"the model in {folder} could not be loaded: {error}",
-                         next_step="check that the files are whole and the architecture is one of mlx-lm's") from error  # fmt: skip
+        raise InputError(
+            f"the model in {folder} could not be loaded: {error}",
+            next_step="check that the files are whole and the architecture is one of mlx-lm's",
+        ) from error
     return model, config
 
 

@@ -8,7 +8,6 @@ vocabulary are the largest tensor of a training step by far.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -97,5 +96,3 @@ def _softmax_numpy(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.ar
 
     run_tasks(task, [(i, min(i + 8, len(target))) for i in range(0, len(target), 8)])  # 8 rows stay in cache
     return mx.array(losses), mx.array(grad)
-
-

@@ -61,17 +61,21 @@ class Attached:
 class Decoding:
     """Runs under generation: a shared prefix (or none) and rows of different lengths, padded on the left.
 
-    `pads` (B,) counts the padding of each row. Slot j of a row stands at position P + j - pad.
+    `pads` (B,) counts the padding of each row. Slot j of a row stands at position P + j - pad. `grouped_mask`:
+    masks have an axis more, for attention that keeps the heads of a group apart.
     """
 
     step = 64  # slots that the buffer grows by
 
-    def __init__(self, prefix: tuple[mx.array, mx.array] | None, pads: mx.array, split: bool) -> None:
+    def __init__(
+        self, prefix: tuple[mx.array, mx.array] | None, pads: mx.array, split: bool, grouped_mask: bool = False
+    ) -> None:
         self.prefix = prefix
         self.length = 0 if prefix is None else prefix[0].shape[2]
         self.pads = pads
         self.padded = bool(mx.any(pads > 0).item())
         self.split = split
+        self.grouped_mask = grouped_mask
         self.used = 0
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
@@ -119,10 +123,9 @@ class Decoding:
         if window_size is not None:
             seen = seen & (queries - keys[:, None] < window_size)
         # A padding query sees only itself: a row of nothing but hidden keys would be NaN.
-        itself = mx.concatenate(
-            [mx.zeros((n, self.length), mx.bool_), slots == slots[0, -n:, None]], axis=1
-        )
-        return (seen | itself[None])[:, None]
+        itself = mx.concatenate([mx.zeros((n, self.length), mx.bool_), slots == slots[0, -n:, None]], axis=1)
+        mask = (seen | itself[None])[:, None]
+        return mask[:, None] if self.grouped_mask else mask
 
     def keep(self, rows: mx.array) -> None:
         """Only these rows go on."""

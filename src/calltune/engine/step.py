@@ -17,13 +17,18 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+import numpy as np
+import numpy.typing as npt
+from mlx.utils import tree_flatten, tree_unflatten
 
-from calltune.batching import Batch
-from calltune.engine.cpu import fast_cpu
+from calltune.batching import Batch, slices
+from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.losses import token_losses
 from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_head, run_top, run_trunk
 from calltune.engine.prefix import Attached, Recorder, supports_sharing
+
+SLICE_TOKENS = 4096  # cells of rows that run together
+CPU_SLICE_TOKENS = 1024  # on a CPU, where a slice's whole graph stays in memory until its gradient is done
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Plan:
     stored_bytes: int = 0
     prefix_states: mx.array | None = None  # (1, P, D)
     prefix_keys: list[tuple[mx.array, mx.array]] = field(default_factory=list)
+    split: bool = True  # whether the model's attention takes `Split` keys where they are quicker
 
     def context(self) -> AbstractContextManager[None]:
         return fast_cpu(self.speed.fast_cpu)
@@ -81,13 +87,22 @@ def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabular
         if prefix and speed.shared_prefix:
             if dropout:
                 plan.notes.append("no shared prefix: dropout would be the same for all rows")
-            elif reason := check_prefix(plan, vocabulary):
+            elif reason := _share_prefix(plan, vocabulary):
                 plan.notes.append(f"no shared prefix: {reason}")
             else:
                 plan.prefix = prefix
         if plan.cut and plan.prefix:
             _run_prefix_trunk(plan)
     return plan
+
+
+def _share_prefix(plan: Plan, vocabulary: int) -> str | None:
+    """None when sharing works, with `Split` keys or, for models that attend by hand, with joined ones."""
+    for plan.split in (True, False):
+        reason = check_prefix(plan, vocabulary)
+        if reason is None:
+            return None
+    return reason
 
 
 def first_trained_layer(parts: Parts) -> int:
@@ -115,19 +130,36 @@ def check_prefix(plan: Plan, vocabulary: int, tolerance: float = 1e-3) -> str | 
 def batch_losses(plan: Plan, batch: Batch, part: str = "train") -> mx.array:
     """Losses (N,) float32 of the batch's targets, differentiable in the trained parameters.
 
-    `part` names the set that the batch's indices count in (the trunk's states are kept by it).
+    `part` names the set that the batch's indices count in (the trunk's states are kept by it). The order is
+    that of the batch's targets.
     """
-    rows, columns, targets = mx.array(batch.rows), mx.array(batch.columns), mx.array(batch.targets)
-    ids = mx.maximum(mx.array(batch.ids), 0)
+    cache = _prefix_cache(plan)
+    pieces = slices(batch, CPU_SLICE_TOKENS if is_fast() else SLICE_TOKENS)
+    return mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces])
+
+
+def cells_run(batch: Batch) -> int:
+    """How many cells, padding included, the batch's slices have on this device."""
+    tokens = CPU_SLICE_TOKENS if mx.default_device() == mx.cpu else SLICE_TOKENS
+    return sum(piece.ids.size for piece in slices(batch, tokens))
+
+
+def _ids(batch: Batch) -> mx.array:
+    return mx.maximum(mx.array(batch.ids), 0)
+
+
+def _row_losses(plan: Plan, batch: Batch, cache: list[Attached] | None, part: str) -> mx.array:
+    """`batch_losses` of rows that see the prefix through `cache`."""
     parts = plan.parts
     if parts is None:
-        logits = plan.model(ids)[rows, columns].astype(mx.float32)
-        return nn.losses.cross_entropy(logits, targets)
+        logits = plan.model(_ids(batch))[mx.array(batch.rows), mx.array(batch.columns)].astype(mx.float32)
+        return nn.losses.cross_entropy(logits, mx.array(batch.targets))
     if plan.cut:
-        hidden = run_top(parts, _trunk_states(plan, batch, ids, part), plan.cut, _prefix_cache(plan))
+        hidden = run_top(parts, _trunk_states(plan, batch, part), plan.cut, cache)
     else:
-        hidden = run_body(parts, ids, _prefix_cache(plan))
-    return token_losses(hidden[rows, columns], targets, lambda h: run_head(parts, h), chunked=plan.head_frozen)
+        hidden = run_body(parts, _ids(batch), cache)
+    hidden = hidden[mx.array(batch.rows), mx.array(batch.columns)]
+    return token_losses(hidden, mx.array(batch.targets), lambda h: run_head(parts, h), chunked=plan.head_frozen)
 
 
 def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx.array], Any]]:
@@ -138,11 +170,70 @@ def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx
     """
 
     def loss(model: nn.Module, batch: Batch, total: int) -> tuple[mx.array, mx.array]:
-        losses = batch_losses(plan, batch)
+        if is_fast() and plan.parts is not None:
+            losses = _losses_in_slices(plan, batch)
+        else:
+            losses = batch_losses(plan, batch)
         return losses.sum() / total, losses
 
     function = nn.value_and_grad(plan.model, loss)
     return lambda batch, total: function(plan.model, batch, total)
+
+
+def _losses_in_slices(plan: Plan, batch: Batch) -> mx.array:
+    """`batch_losses`, with the rows taken a few at a time under one run of the prefix.
+
+    Work on NumPy evaluates the graph as it is built, and MLX then holds everything of a batch until its
+    gradient is done. So each slice computes its gradient at once, with respect to the trained parameters and
+    to the prefix's keys and values, and only those are kept; the prefix's own gradient follows from them.
+    """
+    cache = _prefix_cache(plan)
+    shared = [pair for c in (cache or [])[plan.cut :] for pair in c.prefix]
+    names, trained = zip(*tree_flatten(plan.model.trainable_parameters()), strict=True)
+    kept: list[list[mx.array]] = []
+
+    @mx.custom_function
+    def losses(*inputs: mx.array) -> mx.array:
+        leaves = [mx.array(x) for x in _as_numpy(inputs, copy=False)]  # not part of the outer graph
+        found: list[npt.NDArray[np.float32]] = []
+        grads: list[npt.NDArray[np.float32]] = []
+        for piece in slices(batch, CPU_SLICE_TOKENS):
+
+            def piece_loss(*leaves: mx.array, piece: Batch = piece) -> tuple[mx.array, mx.array]:
+                plan.model.update(tree_unflatten(list(zip(names, leaves[len(shared) :], strict=True))))
+                held = _with_prefix(cache, plan.cut, leaves[: len(shared)])
+                part = _row_losses(plan, piece, held, "train")
+                return part.sum(), part
+
+            (_, part), new = mx.value_and_grad(piece_loss, argnums=list(range(len(leaves))))(*leaves)
+            # Copies, since an array that MLX made here would keep the whole graph of its slice.
+            found += _as_numpy([part])
+            grads = [a + b for a, b in zip(grads, _as_numpy(new), strict=True)] if grads else _as_numpy(new)
+            del part, new
+        plan.model.update(tree_unflatten(list(zip(names, trained, strict=True))))
+        kept[:] = [[mx.array(grad) for grad in grads]]
+        return mx.array(np.concatenate(found))
+
+    @losses.vjp
+    def losses_vjp(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        # The cotangent is the same for every token: the sum of losses is what is differentiated.
+        return tuple(cotangent[0] * grad for grad in kept[0])
+
+    result: mx.array = losses(*shared, *trained)
+    return result
+
+
+def _as_numpy(arrays: Sequence[mx.array], *, copy: bool = True) -> list[npt.NDArray[np.float32]]:
+    mx.eval(*arrays)
+    return [np.array(array, copy=copy or None) for array in arrays]
+
+
+def _with_prefix(cache: list[Attached] | None, cut: int, leaves: Sequence[mx.array]) -> list[Attached] | None:
+    """The caches with other keys and values in the trained layers."""
+    if cache is None:
+        return None
+    pairs = list(zip(leaves[::2], leaves[1::2], strict=True))
+    return [*cache[:cut], *(Attached(*pair, split=c.split) for pair, c in zip(pairs, cache[cut:], strict=True))]
 
 
 # ---- the prefix and the trunk ---------------------------------------------------------------------------------
@@ -155,9 +246,8 @@ def _record(parts: Parts, run: Callable[[list[Recorder]], Any]) -> list[Recorder
 
 
 def _attach(caches: Sequence[Recorder], plan: Plan) -> list[Attached]:
-    from calltune.engine.cpu import is_fast
-
-    return [Attached(*cache.keys_values, split=is_fast()) for cache in caches if cache.keys_values]
+    split = plan.split and is_fast()
+    return [Attached(*cache.keys_values, split=split) for cache in caches if cache.keys_values]
 
 
 def _run_prefix_trunk(plan: Plan) -> None:
@@ -184,13 +274,13 @@ def _prefix_cache(plan: Plan) -> list[Attached] | None:
     return _attach(caches, plan)
 
 
-def _trunk_states(plan: Plan, batch: Batch, ids: mx.array, part: str) -> mx.array:
+def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
     """What enters the lowest trained layer, (B, T, D): from the store, computed first where it is missing.
 
     Padding is zeros there; no real token sees it, since it stands at the end.
     """
     keys = [(part, index) for index in batch.indices]
-    width = ids.shape[1]
+    width = batch.ids.shape[1]
     if all(key in plan.rows for key in keys):
         rows = [plan.rows[key] for key in keys]
         padded = [mx.pad(row, ((0, width - row.shape[0]), (0, 0))) for row in rows]
@@ -203,7 +293,7 @@ def _trunk_states(plan: Plan, batch: Batch, ids: mx.array, part: str) -> mx.arra
         for recorder, pair in zip(found, [*plan.prefix_keys, *[plan.prefix_keys[-1]] * len(found)], strict=False):
             recorder.keys_values = pair
         cache = _attach(found, plan)
-    states = mx.stop_gradient(run_trunk(parts, ids, plan.cut, cache))
+    states = mx.stop_gradient(run_trunk(parts, _ids(batch), plan.cut, cache))
     mx.eval(states)
     lengths = (batch.ids >= 0).sum(axis=1).tolist()
     size = sum(lengths) * states.shape[-1] * states.itemsize

@@ -106,9 +106,7 @@ def _constant(text: str) -> NoReturn:
 
 
 # strict=False: models write raw newlines and tabs into strings
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant, strict=False
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant, strict=False)
 
 
 def _from_tree(node: ast.expr) -> Any:

@@ -92,7 +92,7 @@ def blas_environment() -> list[Problem]:
     if coretype:
         found = f"OPENBLAS_CORETYPE={coretype} picks that processor's code instead of this one's"
         problems.append(Problem("slow_variable", found, "`unset OPENBLAS_CORETYPE`"))
-    known = {*_THREAD_VARIABLES, "OPENBLAS_CORETYPE"}
+    known = {*_THREAD_VARIABLES, "OPENBLAS_CORETYPE", "OPENBLAS_THREAD_TIMEOUT"}  # the last is set by calltune
     for name in sorted(os.environ):
         if name.startswith("OPENBLAS_") and name not in known:
             problems.append(Problem("variable", f"{name}={os.environ[name]} is set", f"`unset {name}`"))

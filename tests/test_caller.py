@@ -1,0 +1,71 @@
+"""A model ready to call: one reply, batches and streams give the same; runs restore what they were trained with."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import TOOLS, tiny_model, weather_rows
+
+from calltune.caller import load
+from calltune.errors import InputError
+from calltune.schema import Message
+from calltune.settings import TrainSettings
+from calltune.train import train
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def run(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "one"
+    settings = TrainSettings(model=str(model), out=str(out), num_layers=2, rank=2, iters=3, learning_rate=1e-2,
+                             keys=("all",), think=False)  # fmt: skip
+    return train(settings, weather_rows(24, think=False))
+
+
+def test_text_and_messages_are_the_same_request(model):
+    caller = load(model)
+    first = caller("Hello", TOOLS, max_tokens=8)
+    second = caller([Message("user", "Hello")], [tool.to_openai() for tool in TOOLS], max_tokens=8)
+    assert first == second
+    assert first.truncated
+    assert first.raw
+
+
+def test_batch_stream_and_single_agree(model):
+    caller = load(model)
+    texts = ["Hello", "What is the weather in Paris?", "Good morning."]
+    single = [caller(text, TOOLS, max_tokens=6).raw for text in texts]
+    batch = caller.batch([((Message("user", t),), TOOLS) for t in texts], max_tokens=6)
+    assert [reply.raw for reply in batch] == single
+    streamed = ["".join(caller.stream((Message("user", t),), TOOLS, max_tokens=6)) for t in texts]
+    assert streamed == single
+
+
+def test_a_run_brings_template_tools_and_adapter(model, run):
+    tuned, base = load(run.folder), load(model)
+    assert tuned.template == run.template
+    assert tuned.template.think_instruction is None
+    assert tuned.tools == TOOLS
+    assert base.tools == ()
+    prompt = "What is the weather in Paris?"
+    assert tuned(prompt, max_tokens=12).raw == tuned(prompt, TOOLS, max_tokens=12).raw
+    assert tuned(prompt, TOOLS, max_tokens=12).raw != base(prompt, TOOLS, max_tokens=12).raw
+    assert load(run)(prompt, max_tokens=12) == tuned(prompt, max_tokens=12)
+
+
+def test_open_thinking_is_read_as_a_plan(model):
+    reply = load(model)("Hello", TOOLS, max_tokens=4, open_thinking=True)
+    assert reply.thinking or reply.errors
+
+
+def test_missing_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for name in ("mine/none", "runs/none", "demo/run", str(tmp_path / "none")):
+        with pytest.raises(InputError, match="there is no run or model in"):
+            load(name)
+    with pytest.raises(InputError, match=r"it has no config\.json"):
+        load("mine")
