@@ -41,7 +41,7 @@ DEMO_SETTINGS = TrainSettings(
     model="smollm2-135m", data="builtin:assistant", epochs=1, batch_size=16, num_layers=8, rank=16, keys=("all",),
     learning_rate=2e-3, steps_per_eval=0, steps_per_report=5, val_batches=1,
 )  # fmt: skip
-QUICK_SIZES = (288, 16, 56)  # train, valid, test rows: about a third of the time
+QUICK_SIZES = (400, 16, 56)  # train, valid, test rows
 BEFORE_TOKENS = 64  # the untrained model rambles: longer answers cost minutes and change no verdict
 AFTER_TOKENS = 160
 BATCH_SIZE = 32

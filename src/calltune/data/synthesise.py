@@ -53,6 +53,7 @@ JOINS: Mapping[Part, tuple[str, ...]] = {
         "Can you {a} and {b}?",
         "Could you {a}, and also {b}?",
         "{A}, and can you {b} too?",
+        "{A} and {b}.",
     ),
     "valid": (
         "Help me with this: {a}, and {b}.",
@@ -60,7 +61,6 @@ JOINS: Mapping[Part, tuple[str, ...]] = {
         "I need you to {a} and to {b}.",
     ),
     "test": (
-        "{A} and {b}.",
         "Hey, {a} and {b}!",
         "Could you {a}? Then {b}, please.",
         "{A}, then {b}.",
@@ -87,6 +87,7 @@ WRAPS: Mapping[Part, tuple[str, ...]] = {
         "Can you please {a}?",
         "Let's {a}.",
         "{A}, thanks.",
+        "{A}.",
     ),
     "valid": (
         "It would be great if you could {a}.",
@@ -96,7 +97,6 @@ WRAPS: Mapping[Part, tuple[str, ...]] = {
         "I want you to {a}.",
         "Help me: {a}.",
         "Can you {a}?",
-        "{A}.",
     ),
 }
 SLOT = re.compile(r"\{(\w+)\}")

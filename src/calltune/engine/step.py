@@ -28,7 +28,7 @@ from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_
 from calltune.engine.prefix import Attached, Recorder, supports_sharing
 
 SLICE_TOKENS = 4096  # cells of rows that run together
-CPU_SLICE_TOKENS = 1024  # on a CPU, where a slice's whole graph stays in memory until its gradient is done
+CPU_SLICE_TOKENS = 768  # on a CPU, where a slice's whole graph stays in memory until its gradient is done
 
 
 @dataclass(frozen=True)
