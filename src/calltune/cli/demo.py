@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LONG = ("verdicts", "curves", "examples", "failures", "settings")
-TRY = "Set a timer for 25 minutes, call it pasta"
+TRY = "Set a timer for 25 minutes"
 
 
 def add_parser(subparsers: Any) -> None:
