@@ -116,8 +116,8 @@ def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int) -> list[tuple
     """Every index once (T06, T25), in random batches whose rows stand in order of length.
 
     Batches of rows of one length would need the least padding, but length goes with kind: a batch of nothing
-    but the longest rows is all parallel calls, one of the shortest all refusals, and the last few batches
-    decide what a short training leaves behind (docs/log.md). `slices` saves the padding inside the batch.
+    but the longest rows is all parallel calls, one of the shortest all refusals. Whether that costs accuracy is
+    suspected, not shown (docs/log.md). `slices` saves the padding inside the batch.
     """
     rng = np.random.default_rng(seed)
     order = [int(i) for i in rng.permutation(len(lengths))]

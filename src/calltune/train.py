@@ -19,7 +19,7 @@ from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoc
 from calltune.engine import optim
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.load import LoadedModel, load
-from calltune.engine.step import Plan, Speed, cells_run, plan_step
+from calltune.engine.step import Plan, Speed, pieces_of, plan_step
 from calltune.errors import CannotFinish, InputError
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
@@ -227,7 +227,7 @@ class Window:
             self.loss_sum += float(losses.sum())
             self.trained += batch.trained
             self.tokens += batch.real + len(batch.indices) * (prefix + 1)
-            cells = cells_run(batch)
+            cells = sum(piece.ids.size for piece in pieces_of(batch))
             self.cells += cells
             self.padding += cells - batch.real
             for index in set(batch.kinds.tolist()):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from calltune.cli.replying import (
+    ROUNDS,
     add_generation_flags,
     ask,
     check_executable,
@@ -25,7 +26,6 @@ from calltune.errors import InputError
 from calltune.functions import Function
 from calltune.schema import Message
 
-ROUNDS = 5  # of calls and results for one request
 EXAMPLE = """examples:
   calltune call demo/run "Set a timer for 5 minutes"
   calltune call runs/mine "a request" --tools my_tools.py --execute

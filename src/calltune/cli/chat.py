@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calltune.cli.replying import (
+    ROUNDS,
     add_generation_flags,
     ask,
     in_colour,
@@ -24,7 +25,6 @@ from calltune.functions import Function
 from calltune.report_text import call_text
 from calltune.schema import Message, Reply, ToolCall
 
-ROUNDS = 5  # of calls and results for one request
 EXAMPLE = """examples:
   calltune chat demo/run
   calltune chat runs/mine --tools my_tools.py

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin:assistant"
 
+ROUNDS = 5  # of calls and results for one request
+
 
 def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tools", metavar="F", help="a Python file or OpenAI tools JSON (default: the run's own)")

@@ -134,14 +134,12 @@ def batch_losses(plan: Plan, batch: Batch, part: str = "train") -> mx.array:
     that of the batch's targets.
     """
     cache = _prefix_cache(plan)
-    pieces = slices(batch, CPU_SLICE_TOKENS if is_fast() else SLICE_TOKENS)
-    return mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces])
+    return mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces_of(batch)])
 
 
-def cells_run(batch: Batch) -> int:
-    """How many cells, padding included, the batch's slices have on this device."""
-    tokens = CPU_SLICE_TOKENS if mx.default_device() == mx.cpu else SLICE_TOKENS
-    return sum(piece.ids.size for piece in slices(batch, tokens))
+def pieces_of(batch: Batch) -> list[Batch]:
+    """The slices in which the batch runs now: smaller ones while the fast CPU path is active."""
+    return slices(batch, CPU_SLICE_TOKENS if is_fast() else SLICE_TOKENS)
 
 
 def _ids(batch: Batch) -> mx.array:
@@ -197,7 +195,7 @@ def _losses_in_slices(plan: Plan, batch: Batch) -> mx.array:
         leaves = [mx.array(x) for x in _as_numpy(inputs, copy=False)]  # not part of the outer graph
         found: list[npt.NDArray[np.float32]] = []
         grads: list[npt.NDArray[np.float32]] = []
-        for piece in slices(batch, CPU_SLICE_TOKENS):
+        for piece in pieces_of(batch):
 
             def piece_loss(*leaves: mx.array, piece: Batch = piece) -> tuple[mx.array, mx.array]:
                 plan.model.update(tree_unflatten(list(zip(names, leaves[len(shared) :], strict=True))))
