@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from calltune.errors import InputError
 from calltune.platform.paths import disk_problem
@@ -25,7 +27,7 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"proxy connection error|ProxyError|Cannot connect to proxy|Unable to connect to proxy|407 Proxy",
-        "the proxy{host} could not be used",
+        "the proxy{proxy} could not be used",
         "check HTTPS_PROXY and `pip config list` (proxy), or set NO_PROXY",
     ),
     (
@@ -123,7 +125,7 @@ def explain(text: str, requirements: Sequence[str], folder: Path) -> InputError:
         return disk_problem(OSError(int(disk[1]), ""), folder.parent)
     for pattern, what, step in _CAUSES:
         if re.search(pattern, text):
-            words = {"host": _host(text), "packages": packages, "python": sys.executable}
+            words = {"host": _host(text), "proxy": _proxy(), "packages": packages, "python": sys.executable}
             what, step = what.format(**words), step.format(**words)
             # The wheel is named whatever the cause was: it is what to look for elsewhere.
             wanted = "" if packages in what else f" (wanted: {packages})"
@@ -142,8 +144,17 @@ def offline_remedy(requirements: Sequence[str]) -> str:
 
 def _host(text: str) -> str:
     """` at HOST[:PORT]` of the connection that failed; never a URL, which may hold a password."""
-    proxy = re.search(r"host='([^']+)', port=(\d+)", text)
-    if proxy:
-        return f" at {proxy[1]}:{proxy[2]}"
+    connection = re.search(r"host='([^']+)', port=(\d+)", text)
+    if connection:
+        return f" at {connection[1]}:{connection[2]}"
     page = re.search(r"Could not fetch URL \w+://(?:[^/@\s]*@)?([^/\s]+)", text)
     return f" at {page[1]}" if page else ""
+
+
+def _proxy() -> str:
+    """` at HOST[:PORT]` of the proxy that the environment names; empty where pip's own configuration names it.
+    Old versions of pip log the index as the host that failed, new ones the proxy, so the log cannot tell."""
+    named = getproxies()
+    found = urlsplit(os.environ.get("PIP_PROXY") or named.get("https") or named.get("http") or "")
+    host = found.netloc.rpartition("@")[2]  # never the user name and password before it
+    return f" at {host}" if host else ""
