@@ -71,11 +71,11 @@ class TrainSettings:
     iters: int | None = _help("updates; if given, instead of epochs", None, low=1)
     batch_size: int = _help("rows a batch", 4, low=1)
     grad_accumulation: int = _help("batches an update", 1, low=1)
-    optimizer: Literal["adam", "adamw"] = _help("with bias correction", "adamw")
+    optimizer: Literal["adam", "adamw", "muon"] = _help("Adam with bias correction; muon for short runs", "adamw")
     learning_rate: float = _help("highest learning rate", 2e-4, above=0)
     schedule: Literal["cosine", "linear", "constant"] = _help("after the warm-up", "cosine")
     warmup: float = _help("share of the updates that warm up", 0.05, low=0, high=1)
-    weight_decay: float = _help("of adamw", 0.0, low=0)
+    weight_decay: float = _help("of adamw and muon", 0.0, low=0)
     clip: float = _help("largest norm of the gradient; 0 for none", 1.0, low=0)
     # reports
     steps_per_report: int = _help("updates between lines of metrics", 10, low=1)

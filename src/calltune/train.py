@@ -19,13 +19,16 @@ from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoc
 from calltune.engine import optim
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.load import LoadedModel, load
-from calltune.engine.step import Plan, Speed, pieces_of, plan_step
+from calltune.engine.step import Plan, Speed, pieces_of, plan_step, store_trunk
 from calltune.errors import CannotFinish, InputError
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
 from calltune.render import Example
 from calltune.runs import Run, RunWriter
 from calltune.settings import TrainSettings
+
+
+LOOK_AHEAD = 8  # updates whose rows go through the frozen trunk together
 
 
 class Callback(Protocol):
@@ -117,8 +120,8 @@ class Loop:
         self.progress.start("training", self.total)
         with self.plan.context():
             self.validate()
+            started = time.perf_counter()
             for batches in self.groups():
-                started = time.perf_counter()
                 rate = learning_rate(self.update, self.total, self.settings)
                 result = self.step(batches, rate)
                 self.update += 1
@@ -134,6 +137,7 @@ class Loop:
                 save = self.settings.save_every
                 if save and self.update % save == 0:
                     self.writer.save_step(self.update, optim.snapshot(self.plan.model))
+                started = time.perf_counter()
         self.progress.finish("training")
         if not self.prepared.valid:
             self.best_arrays, self.best_update = optim.snapshot(self.plan.model), self.update
@@ -143,8 +147,11 @@ class Loop:
         examples = self.prepared.train
         lengths = [len(e) for e in examples]
         cursor = plan_training(lengths, self.settings.batch_size, self.settings.seed)
-        for _ in range(self.total):
-            group = [next(cursor)[1] for _ in range(self.settings.grad_accumulation)]
+        groups = [[next(cursor)[1] for _ in range(self.settings.grad_accumulation)] for _ in range(self.total)]
+        for update, group in enumerate(groups):
+            if update % LOOK_AHEAD == 0:
+                ahead = [i for other in groups[update : update + LOOK_AHEAD] for batch in other for i in batch]
+                store_trunk(self.plan, examples, ahead)
             yield [make_batch(examples, indices, len(self.plan.prefix)) for indices in group]
 
     def check(self, result: optim.Result) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 # Units of a currency for one US dollar. A fixed table for the demo, not today's market.
-FIXED_RATES = {"USD": 1.0, "EUR": 0.92, "GBP": 0.79, "JPY": 150.0, "CHF": 0.88, "SEK": 10.5}
-Currency = Literal["USD", "EUR", "GBP", "JPY", "CHF", "SEK"]
+FIXED_RATES = {"dollars": 1.0, "euros": 0.92, "pounds": 0.79, "yen": 150.0, "francs": 0.88, "kronor": 10.5}
+Currency = Literal["dollars", "euros", "pounds", "yen", "francs", "kronor"]
 Room = Literal["kitchen", "bedroom", "bathroom", "office", "garage", "hallway"]
 Genre = Literal["jazz", "rock", "pop", "blues", "folk", "classical"]
 Language = Literal["French", "Spanish", "German", "Italian", "Polish", "Turkish", "Japanese", "Swedish"]
@@ -35,9 +35,9 @@ def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -
 
 def convert_currency(amount: float, source: Currency, target: Currency) -> dict[str, Any]:
     """Convert money."""
-    for code in (source, target):
-        if code not in FIXED_RATES:
-            raise ValueError(f"unknown currency {code!r}; known: {', '.join(FIXED_RATES)}")
+    for currency in (source, target):
+        if currency not in FIXED_RATES:
+            raise ValueError(f"unknown currency {currency!r}; known: {', '.join(FIXED_RATES)}")
     result = round(amount * FIXED_RATES[target] / FIXED_RATES[source], 2)
     return {"amount": result, "currency": target, "source": "fixed demo rates"}
 
@@ -70,9 +70,9 @@ def add_to_list(items: list[str], list_name: Literal["shopping", "todo", "packin
     return {"list": list_name, "added": len(items), "items": list(items)}
 
 
-def set_light(room: Room, on: bool) -> dict[str, Any]:
+def set_light(room: Room, state: Literal["on", "off"]) -> dict[str, Any]:
     """Switch a room's light."""
-    return {"room": room, "light": "on" if on else "off"}
+    return {"room": room, "light": state}
 
 
 def set_temperature(degrees: float) -> dict[str, Any]:

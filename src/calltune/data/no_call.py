@@ -14,22 +14,18 @@ from calltune.schema import Tool
 
 
 @lru_cache(maxsize=1)
-def _no_call_file() -> Mapping[str, Mapping[Part, tuple[tuple[str, str], ...]]]:
+def _no_call_file() -> Mapping[str, Mapping[Part, tuple[str, ...]]]:
     raw = yaml.safe_load(files("calltune.data").joinpath("no_call.yaml").read_text(encoding="utf-8"))
     return {
-        kind: {
-            part: tuple(_request_answer(line) for line in text.strip().split("\n")) for part, text in parts.items()
-        }
+        kind: {part: tuple(line.strip() for line in text.strip().split("\n")) for part, text in parts.items()}
         for kind, parts in raw.items()
     }
 
 
-def _request_answer(line: str) -> tuple[str, str]:
-    request, _, answer = line.strip().partition(" => ")
-    return request, answer
-
-
+# One answer a kind, on purpose: an answer of its own for each request would be a fact to learn by heart, and
+# these few rows would then make up most of the loss (docs/log.md).
 NO_TOOL = "I have no tool for that."
+ANSWERS = {"smalltalk": "I am here to help. What can I do for you?"}
 # Hard negatives of the built-in tools with values in them, so that a value alone does not mean a call.
 SLOTTED: dict[Part, tuple[str, ...]] = {
     "train": (
@@ -113,9 +109,9 @@ def no_call_requests(tools: Sequence[Tool], *, near: bool) -> dict[Part, list[tu
     result: dict[Part, list[tuple[str, str, str]]] = {part: [] for part in PARTS}
     for kind, parts in _no_call_file().items():
         for part in PARTS if kind not in skipped else ():
-            for i, (request, answer) in enumerate(parts[part]):
+            for i, request in enumerate(parts[part]):
                 if not _words(request) & words:
-                    result[part].append((f"no_call/{kind}/{part}/{i}", request, answer))
+                    result[part].append((f"no_call/{kind}/{part}/{i}", request, ANSWERS.get(kind, NO_TOOL)))
     for part in PARTS if near else ():
         result[part] += [(f"no_call/slotted/{part}/{i}", text, NO_TOOL) for i, text in enumerate(SLOTTED[part])]
     return result

@@ -1,43 +1,29 @@
 """Short plans for the thinking span, made from the call itself.
 
-A plan names the tool first, then the parameters that the request gives; it spells a value only where
-one was decided rather than copied (enum, boolean). So the decisions that a small model gets wrong
-(which tool, which optional argument, on or off) are made before the call is written, and copied text is
-not paid for twice. At most about 25 tokens.
+A plan first says what kind of reply follows (one call, two calls, a question, none), then names the tools. The
+kind is the decision that a small model gets wrong, and it gets it right where it is the first word: decided
+after a tool's name, it went to the likeliest continuation (docs/log.md). What is copied into the call is not
+repeated here, since each token of a plan is paid for twice. At most about 25 tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calltune.schema import Tool, ToolCall, find_tool
+from calltune.schema import ToolCall
 
-ANSWER_PLAN = "No tool fits; I answer."
-MOST_ARGUMENTS = 5
+ANSWER_PLAN = "No call: no tool fits."
+NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+MOST_NAMES = 4
 
 
-def call_plan(calls: Sequence[ToolCall], tools: Sequence[Tool]) -> str:
-    """`Use get_weather with city, unit fahrenheit.`; for several calls the names of the tools alone."""
+def call_plan(calls: Sequence[ToolCall]) -> str:
+    """`One call: get_weather.` or `Two calls: set_light, set_timer.`"""
     names = [call.name for call in calls]
-    if len(calls) == 1:
-        return f"Use {_with_arguments(calls[0], find_tool(tools, names[0]))}."
-    if len(set(names)) == 1:
-        return f"Use {names[0]} {'twice' if len(names) == 2 else f'{len(names)} times'}."
-    return f"Use {', then '.join(names)}."
+    count = NUMBERS[len(names)] if len(names) < len(NUMBERS) else str(len(names))
+    shown = names if len(names) <= MOST_NAMES else list(dict.fromkeys(names))[:MOST_NAMES]
+    return f"{count} call{'s' if len(names) > 1 else ''}: {', '.join(shown)}."
 
 
 def ask_plan(tool: str, missing: str) -> str:
-    return f"Use {tool}, but {missing} is missing; I ask."
-
-
-def _with_arguments(call: ToolCall, tool: Tool | None) -> str:
-    if not call.arguments or tool is None:
-        return call.name
-    if len(call.arguments) > MOST_ARGUMENTS:
-        return f"{call.name} with {len(call.arguments)} values"
-    words = []
-    for name, value in call.arguments.items():
-        decided = isinstance(value, bool) or "enum" in tool.properties.get(name, {})
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        words.append(f"{name} {text}" if decided else name)
-    return f"{call.name} with {', '.join(words)}"
+    return f"Ask first: {tool} needs {missing}."

@@ -18,6 +18,7 @@ from typing import Any
 
 from calltune.data.generic import table_for
 from calltune.data.no_call import no_call_requests
+from calltune.data.patterns import JOINS, WRAPS
 from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill
 from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan
 from calltune.data.slots import PARTS, Part, draw
@@ -25,80 +26,6 @@ from calltune.errors import InputError, Problem
 from calltune.functions import functions_from
 from calltune.schema import Conversation, Message, Tool, ToolCall, validate_call
 
-# Two clauses in one request, {A} with a capital letter. No pattern stands in two parts.
-JOINS: Mapping[Part, tuple[str, ...]] = {
-    "train": (
-        "I want two things: {a} and {b}.",
-        "{A}, and {b}.",
-        "{A}, and please {b} as well.",
-        "Please {a}, then {b}.",
-        "Would you {a} and {b}?",
-        "{A}. {B}.",
-        "{A}. After that, {b}.",
-        "{A} & {b}",
-        "{A}; also {b}, thanks.",
-        "First {a}, then {b}.",
-        "Please {a} and also {b}.",
-        "{A}; {b}",
-        "Could you {a} and {b} for me?",
-        "{A}. Next, {b}.",
-        "{A} as well as {b}.",
-        "{A}, and afterwards {b}.",
-        "{A} and then {b}.",
-        "Do both, please: {a} and {b}.",
-        "{A}, plus {b}.",
-        "{A}, and when that is done {b}.",
-        "Two things: {a}, and {b}.",
-        "{A}. Also, {b}.",
-        "Can you {a} and {b}?",
-        "Could you {a}, and also {b}?",
-        "{A}, and can you {b} too?",
-        "{A} and {b}.",
-    ),
-    "valid": (
-        "Help me with this: {a}, and {b}.",
-        "When you are done with this: {a}, do that: {b}.",
-        "I need you to {a} and to {b}.",
-    ),
-    "test": (
-        "Hey, {a} and {b}!",
-        "Could you {a}? Then {b}, please.",
-        "{A}, then {b}.",
-        "Can you please {a}? And {b}.",
-        "I'd like you to {a} and then {b}.",
-    ),
-}
-# One clause as a request.
-WRAPS: Mapping[Part, tuple[str, ...]] = {
-    "train": (
-        "Quick, {a}!",
-        "My next wish: {a}.",
-        "I'd like you to {a}.",
-        "Kindly {a}.",
-        "Please {a}.",
-        "Would you {a}?",
-        "I need you to {a}.",
-        "When you have a moment, {a}.",
-        "{a}",
-        "Hey, {a}.",
-        "Could you please {a}?",
-        "Go ahead and {a}.",
-        "Could you {a} for me?",
-        "Can you please {a}?",
-        "Let's {a}.",
-        "{A}, thanks.",
-        "{A}.",
-    ),
-    "valid": (
-        "It would be great if you could {a}.",
-        "Now {a}.",
-    ),
-    "test": (
-        "I want you to {a}.",
-        "Help me: {a}.",
-        "Can you {a}?",
-    ),
-}
 SLOT = re.compile(r"\{(\w+)\}")
 TRIES = 30
 
@@ -107,10 +34,15 @@ TRIES = 30
 class Shares:
     """Shares of the categories; they need not sum to one."""
 
-    call: float = 0.58
-    parallel: float = 0.18
+    call: float = 0.62
+    parallel: float = 0.14
     no_call: float = 0.17
     ask: float = 0.07
+
+
+# Training has more of the rarer kinds than users ask for: what kind of reply is right is learned slowest, and
+# all the more slowly the surer the likeliest kind is.
+TRAINING_SHARES = Shares(call=0.46, parallel=0.26, no_call=0.20, ask=0.08)
 
 
 @dataclass(frozen=True)
@@ -164,7 +96,7 @@ def synthesise(
     unfit: set[str] = set()
     for part in PARTS:
         maker = _Maker(tools, usable, part, random.Random(f"{seed}/{part}"), think, answers[part])
-        made[part] = maker.rows(sizes[part], shares or Shares())
+        made[part] = maker.rows(sizes[part], shares or (TRAINING_SHARES if part == "train" else Shares()))
         unfit |= maker.unfit
         if len(made[part]) < sizes[part]:
             notes.append(f"{part}: only {len(made[part])} of {sizes[part]} different requests could be made")
@@ -322,7 +254,7 @@ class _Maker:
         answer: str = "",
         tool: str | None = None,
     ) -> Conversation:
-        plan = plan or call_plan(calls, self.tools)
+        plan = plan or call_plan(calls)
         reply = Message("assistant", answer, plan if self.think else None, tuple(calls))
         names = "+".join(call.name for call in calls) or tool
         meta: dict[str, Any] = {"category": category, "tool": names, "template": " ".join(templates)}

@@ -21,13 +21,15 @@ import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten, tree_unflatten
 
-from calltune.batching import Batch, slices
+from calltune.batching import Batch, make_batch, slices
 from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.losses import token_losses
 from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_head, run_top, run_trunk
 from calltune.engine.prefix import Attached, Recorder, supports_sharing
+from calltune.render import Example
 
 SLICE_TOKENS = 4096  # cells of rows that run together
+TRUNK_SLICE_TOKENS = 2048  # of rows in the frozen trunk, which keeps no graph
 CPU_SLICE_TOKENS = 768  # on a CPU, where a slice's whole graph stays in memory until its gradient is done
 
 
@@ -270,6 +272,21 @@ def _prefix_cache(plan: Plan) -> list[Attached] | None:
     for cache, pair in zip(caches, plan.prefix_keys, strict=False):
         cache.keys_values = pair
     return _attach(caches, plan)
+
+
+def store_trunk(plan: Plan, examples: Sequence[Example], indices: Sequence[int], part: str = "train") -> None:
+    """Run the frozen trunk for those of the examples at `indices` whose states are not stored yet.
+
+    Many rows at once, sorted by length, run in slices with less padding and larger matrix products than the
+    rows of one batch do.
+    """
+    missing = [i for i in dict.fromkeys(indices) if (part, i) not in plan.rows]
+    if not plan.cut or not missing:
+        return
+    order = sorted(missing, key=lambda i: len(examples[i]))
+    for piece in slices(make_batch(examples, order, len(plan.prefix)), TRUNK_SLICE_TOKENS):
+        if plan.stored_bytes < plan.speed.trunk_bytes:
+            _trunk_states(plan, piece, part)
 
 
 def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
