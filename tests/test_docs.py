@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 SETTINGS = {f.name.replace("_", "-"): f for kind in (TrainSettings, EvalSettings) for f in dataclasses.fields(kind)}
 # Flags of commands that are no settings of a dataclass.
 OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume", "suite", "model", "limit", "yes",
-               "json", "format", "index", "dry-run", "quiet"}  # fmt: skip
+               "json", "format", "index", "dry-run", "quiet", "strict", "benchmark"}  # fmt: skip
 
 
 def load_script(name: str):

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "builtin"),  # rows
     ("tokenizer", "template", "render", "batching", "grammar"),  # tokens and rows
     ("engine",),  # everything that touches MLX
-    ("prepare", "runs"),
+    ("lengths", "prepare", "runs"),
     ("train", "caller", "generate", "tasks"),  # run the model
     ("report", "report_charts", "report_data", "report_page", "report_text"),
     ("evaluate", "preview", "serve", "agent", "export", "bench"),

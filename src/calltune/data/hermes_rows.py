@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from calltune.data.messages import Reading, role_and_text
+from calltune.data.tool_rows import read_tool_list, tool_items
 from calltune.errors import InputError
 from calltune.formats import hermes
-from calltune.formats.literals import balanced_end, read_value
-from calltune.schema import Message, Role, Tool, read_tools
+from calltune.formats.literals import balanced_end, is_whole_text, read_value
+from calltune.schema import Message, Role, Tool
 
 TOOLS_BLOCK = re.compile(r"<tools>\s*(?=[\[{])")
 RESPONSE = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
@@ -63,6 +64,7 @@ def has_markup(messages: list[Any]) -> bool:
 def read_hermes(messages: list[Any], path: str, reading: Reading) -> None:
     """Reads the messages (and the tools of the system text) into `reading`. `path`: pointer of the list."""
     for i, item in enumerate(messages):
+        reading.at += [i - 1] * (len(reading.messages) - len(reading.at))
         found = role_and_text(item, f"{path}/{i}", reading)
         if found is None:
             continue
@@ -76,12 +78,15 @@ def read_hermes(messages: list[Any], path: str, reading: Reading) -> None:
             reading.messages.append(_assistant(text, place, reading))
         else:
             reading.messages += _results(role, text, item.get("name"))
+    reading.at += [len(messages) - 1] * (len(reading.messages) - len(reading.at))
 
 
 def _assistant(text: str, place: str, reading: Reading) -> Message:
     reply = hermes.parse(text)
     for call in reply.calls:
         reading.calls.append((place, call))
+        if "\\u" in text and not is_whole_text(call.arguments):
+            reading.problem("bad_text", call.raw, "no lone surrogate (half a character)", place)
         if call.error:
             reading.problem("unreadable_call", call.raw, call.error, place)
     for error in reply.errors:
@@ -112,7 +117,8 @@ def _tools_block(text: str, start: int, place: str, reading: Reading) -> tuple[t
             end = balanced_end(text, start)
             if end is None:
                 raise ValueError("brackets or quotes that do not close")
-            tools += read_tools(read_value(text[start:end]), place)
+            items = tool_items(read_value(text[start:end]), place)
+            tools += read_tool_list(items, place, reading.add_tool)
         except InputError as error:
             reading.problems += error.problems
         except ValueError as error:

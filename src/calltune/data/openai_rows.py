@@ -17,7 +17,7 @@ from typing import Any
 from calltune.data.messages import Reading, role_and_text, text_of
 from calltune.errors import Problem
 from calltune.formats import hermes
-from calltune.formats.literals import read_value
+from calltune.formats.literals import is_whole_text, read_value
 from calltune.schema import Message, ToolCall, shorten
 
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
@@ -99,6 +99,9 @@ def _arguments(value: Any, path: str, reading: Reading) -> dict[str, Any] | None
                 return None
     if not isinstance(value, Mapping):
         reading.problem("unreadable_call", given, "arguments as a JSON object", path)
+        return None
+    if isinstance(given, str) and "\\u" in given and not is_whole_text(value):
+        reading.problem("bad_text", given, "no lone surrogate (half a character)", path)
         return None
     if isinstance(given, str) and not _is_json_object(given):
         found = Problem("not_json", shorten(given), json.dumps(value, ensure_ascii=False), path)

@@ -42,25 +42,25 @@ def balanced_end(text: str, start: int) -> int | None:
 
 
 def read_json(text: str) -> Any:
-    """The JSON value that `text` is; like `json.loads`, but NaN, infinities, a key given twice and too deep
-    a nesting are a ValueError as well, and raw newlines in strings are accepted."""
+    """The JSON value that `text` is; like `json.loads`, but NaN, infinities, a key given twice and a
+    nesting deeper than MAX_DEPTH are a ValueError as well, and raw newlines in strings are accepted."""
     try:
-        return _DECODER.decode(text)
+        return _allowed(_DECODER.decode(text), text)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise _Refused(f"nested deeper than {MAX_DEPTH} levels") from None
 
 
 def read_value(text: str) -> Any:
     """The JSON value that `text` is, written as JSON or as a Python literal (quotes of both kinds, None,
     True, tuples, a trailing comma; also mixed with true, false and null). Raises ValueError with the reason.
 
-    Not accepted: NaN and infinities, which JSON has not, and a key given twice, which would lose a value.
+    Not accepted: what `read_json` refuses too.
     """
     stripped = text.strip()
     if stripped[:1] in ("{", "["):
         balanced_end(stripped, 0)  # raises if it is too deep for the parsers below
     try:
-        return _DECODER.decode(stripped)
+        return _allowed(_DECODER.decode(stripped), stripped)
     except _Refused:
         raise
     except (ValueError, RecursionError) as error:
@@ -74,7 +74,7 @@ def read_value(text: str) -> Any:
             warnings.simplefilter("ignore", SyntaxWarning)  # an unknown escape keeps its backslash
             warnings.simplefilter("ignore", DeprecationWarning)
             tree = ast.parse(stripped, mode="eval")
-        return _from_tree(tree.body)
+        return _allowed(_from_tree(tree.body), stripped)
     except _Refused:
         raise
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -83,6 +83,38 @@ def read_value(text: str) -> Any:
 
 class _Refused(ValueError):
     """Readable, but not to be accepted: no second reading is tried."""
+
+
+def too_deep(value: Any) -> bool:
+    """Whether lists and objects are nested deeper than MAX_DEPTH (or contain themselves)."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for node in level
+            if isinstance(node, (dict, list, tuple))
+            for item in (node.values() if isinstance(node, dict) else node)
+            if isinstance(item, (dict, list, tuple))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def is_whole_text(value: Any) -> bool:
+    """False where a string holds half a surrogate pair, which JSON can say and UTF-8 cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _allowed(value: Any, text: str) -> Any:
+    """The value read from `text`, unless it is too deep."""
+    if text.count("{") + text.count("[") + text.count("(") > MAX_DEPTH and too_deep(value):
+        raise _Refused(f"nested deeper than {MAX_DEPTH} levels")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""Values of calls that the dialogue does not contain: the model is taught to make them up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from calltune.errors import Problem, pointer
+from calltune.schema import Conversation, Tool, find_tool, shorten
+
+NO_WORD = re.compile(r"[\W_]+")
+SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+LONG = 200  # characters; a longer text is composed, not copied
+
+
+def values_of(value: Any, schema: Any, path: str) -> Iterator[tuple[str, str | int | float]]:
+    """The texts and numbers in arguments that somebody must have said: no booleans, no words of an enum, no
+    defaults."""
+    schema = schema if isinstance(schema, Mapping) else {}
+    if isinstance(value, Mapping):
+        properties = schema.get("properties")
+        inner = properties if isinstance(properties, Mapping) else {}
+        for key, item in value.items():
+            yield from values_of(item, inner.get(key), path + pointer(key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from values_of(item, schema.get("items"), f"{path}/{i}")
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        decided = "enum" in schema or "const" in schema or ("default" in schema and schema["default"] == value)
+        if not decided and value != "" and not (isinstance(value, str) and len(value) > LONG):
+            yield path, value
+
+
+def squeeze(text: str) -> str:
+    """Letters and digits alone: `New-York`, `new york` and `1,000` as they compare."""
+    return NO_WORD.sub("", text.casefold())
+
+
+def is_said(value: str | int | float, squeezed: str) -> bool:
+    """Whether the dialogue (squeezed) has the value, or each of its words."""
+    if isinstance(value, float) and value == int(value):
+        value = int(value)
+    text = str(value)
+    if (plain := squeeze(text)) in squeezed:
+        return True
+    if isinstance(value, str):
+        parts = [squeeze(part) for part in NO_WORD.split(text)]
+        return len(parts) > 1 and all(part in squeezed for part in parts)
+    return plain.isdecimal() and int(value) < len(SMALL) and SMALL[abs(int(value))] in squeezed
+
+
+def unsaid(conversation: Conversation, calls_at: Mapping[int, str]) -> tuple[int, list[Problem]]:
+    """How many values the calls of a conversation have, and those that stand nowhere before the call.
+    `calls_at`: `id(call)` -> its JSON pointer."""
+    total, problems = 0, []
+    squeezed = ""
+    for message in conversation.messages:
+        for call in message.calls:
+            tool: Tool | None = find_tool(conversation.tools, call.name)
+            path = f"{calls_at.get(id(call), '')}/arguments"
+            for place, value in values_of(call.arguments, tool and tool.parameters, path):
+                total += 1
+                if not is_said(value, squeezed):
+                    found = f"{call.name}: {shorten(value)}"
+                    problems.append(Problem("value_not_in_dialogue", found, "a value that somebody said", place,
+                                            severity="warning"))  # fmt: skip
+        if message.content:
+            squeezed += squeeze(message.content)
+    return total, problems
