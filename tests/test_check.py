@@ -154,9 +154,8 @@ def test_rows_that_reading_accepts_and_checking_does_not():
 
 
 def test_arguments_in_python_quotes_are_a_repair():
-    (found,) = checked(
-        row(messages=[{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{'n': 1}"}}]}])
-    )
+    user, function = {"role": "user", "content": "x"}, {"name": "f", "arguments": "{'n': 1}"}
+    (found,) = checked(row(messages=[user, {"role": "assistant", "tool_calls": [{"function": function}]}]))
     assert (found.status, errors_of(found)) == ("repaired", ["not_json"])
 
 
@@ -347,6 +346,7 @@ CALLED = {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": 
         ([say("user", "f 1"), CALLED, say("assistant", "It is 2.")], [], ["missing_result", "turn_order"]),
         ([say("user", "f 1"), say("system", "Be brief."), CALLED], ["turn_order"], []),
         ([say("assistant", "Hello!"), say("user", "f 1"), CALLED], [], ["turn_order"]),
+        ([say("assistant", "Hello!"), say("user", "f 1")], ["no_target"], ["turn_order"]),
         ([say("user", "f 1"), say("assistant", ""), say("user", "1"), CALLED], ["empty_target"], []),
         ([say("user", "f 1"), CALLED, say("user", "Thanks.")], [], ["missing_result", "unanswered"]),
     ],

@@ -83,7 +83,7 @@ def render(conversation: Conversation, template: Template, tokenizer: Tokenizer)
     examples: list[Example] = []
     messages, tools = conversation.messages, conversation.tools
     for i, message in enumerate(messages):
-        if message.role != "assistant":
+        if message.role != "assistant" or i == 0:  # a greeting answers nothing: there is no prompt to learn it from
             continue
         before = prompt_ids(messages[:i], tools, template, tokenizer)
         reply, spans = _reply_ids(message, template, tokenizer, before)

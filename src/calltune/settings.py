@@ -34,6 +34,9 @@ def _help(text: str, default: Any, low: float | None = None, high: float | None 
     return field(default=default, metadata=metadata)
 
 
+setting = _help  # for the settings of other modules
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """What `calltune train` does. Counts of steps are optimizer updates."""

@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
             tally.rejected = stack.enter_context(atomic_file(_side_file(out)))
         for source in parts.values():
             before = tally.counts.total()
-            for checked in checker.check(source, form=args.format):
+            for checked in checker.check(replace(source, form=args.format or source.form)):
                 tally.add(checked, {"file": source.name} if len(parts) > 1 else {})
             if tally.counts.total() == before:
                 raise empty(source)

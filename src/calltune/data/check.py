@@ -41,9 +41,9 @@ class Checked:
     form: str = ""
 
 
-def check_rows(source: Source, columns: Mapping[str, str] | None = None) -> Iterator[Checked]:
+def check_rows(source: Source) -> Iterator[Checked]:
     """Checks every row of a source, streamed; never raises for what a row holds."""
-    return Checker().check(source, columns)
+    return Checker().check(source)
 
 
 @dataclass
@@ -64,12 +64,10 @@ class Checker:
     values: int = 0  # in the calls of the rows
     unsaid: int = 0  # of these, those that stand nowhere in the dialogue
 
-    def check(
-        self, source: Source, columns: Mapping[str, str] | None = None, form: str | None = None
-    ) -> Iterator[Checked]:
+    def check(self, source: Source) -> Iterator[Checked]:
         """The verdict on every row, in order."""
         self.names.append(source.name)
-        for reading in readings(source, columns=columns, form=form):
+        for reading in readings(source):
             checked = self._check(reading)
             if checked.conversation is not None:
                 self.balance.add(checked.conversation)

@@ -49,10 +49,14 @@ def _tool(item: Any) -> Any:
     given = function.get("parameters")
     parameters = {"type": "object", "properties": {}} if not given else _parameters(given)
     if isinstance(function.get("required"), list) and isinstance(parameters, dict):  # ToolACE has it outside too
-        names = [name for name in function["required"] if name in parameters.get("properties", {})]
+        names = [n for n in function["required"] if isinstance(n, str) and n in _keys(parameters.get("properties"))]
         parameters.setdefault("required", names)
     made = {"name": function.get("name"), "description": str(function.get("description") or "")}
     return {"type": "function", "function": made | {"parameters": parameters}}
+
+
+def _keys(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _parameters(given: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from calltune.data.foreign_tools import as_text
 from calltune.data.hermes_rows import has_markup
-from calltune.data.openai_rows import has_structured_calls
+from calltune.data.openai_rows import is_structured
 
 FORMS = ("openai", "hermes", "sharegpt", "xlam", "glaive", "toolace", "bfcl", "pair", "text")
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
@@ -58,7 +58,7 @@ def guess_form(value: Mapping[str, Any]) -> str:
     messages = value[column]
     if messages == [] and isinstance(value.get("meta"), Mapping) and isinstance(value["meta"].get("text"), str):
         return "text"  # as Conversation.to_openai writes it
-    if not isinstance(messages, list) or has_structured_calls(messages):
+    if not isinstance(messages, list) or is_structured(messages):
         return "openai"
     turns = [m for m in messages if isinstance(m, Mapping)]
     if any(m.get("from", m.get("role")) in CALL_ROLES for m in turns):

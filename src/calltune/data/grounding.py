@@ -47,7 +47,7 @@ def is_said(value: str | int | float, squeezed: str) -> bool:
     if isinstance(value, str):
         parts = [squeeze(part) for part in NO_WORD.split(text)]
         return len(parts) > 1 and all(part in squeezed for part in parts)
-    return plain.isdecimal() and int(value) < len(SMALL) and SMALL[abs(int(value))] in squeezed
+    return plain.isdecimal() and int(plain) < len(SMALL) and SMALL[int(plain)] in squeezed
 
 
 def unsaid(conversation: Conversation, calls_at: Mapping[int, str]) -> tuple[int, list[Problem]]:

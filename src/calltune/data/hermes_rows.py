@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from calltune.data.messages import Reading, role_and_text
+from calltune.data.messages import ROLE_NAMES, Reading, role_and_text
 from calltune.data.tool_rows import read_tool_list, tool_items
 from calltune.errors import InputError
 from calltune.formats import hermes
@@ -27,6 +27,7 @@ from calltune.schema import Message, Role, Tool
 
 TOOLS_BLOCK = re.compile(r"<tools>\s*(?=[\[{])")
 RESPONSE = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
+MARKS = ("<tool_call>", "<think>", "<tool_response>", "<tools>")
 TAGS = r"<(\w+)>\s*</\1>"
 # The sentences of the public prompts around a tools block; what is not in this list is the author's own.
 EXPLANATIONS = [
@@ -55,10 +56,17 @@ EXPLANATIONS = [
 
 
 def has_markup(messages: list[Any]) -> bool:
-    """Whether tools, calls, results or plans stand in the text."""
-    marks = ("<tool_call>", "<think>", "<tool_response>", "<tools>")
-    texts = (m.get("content", m.get("value")) for m in messages if isinstance(m, Mapping))
-    return any(isinstance(text, str) and any(mark in text for mark in marks) for text in texts)
+    """Whether tools, calls, results or plans stand in the text; in a user's own words only results count."""
+    for item in messages:
+        if not isinstance(item, Mapping):
+            continue
+        text = item.get("content", item.get("value"))
+        if isinstance(text, str) and "<" in text:
+            role = ROLE_NAMES.get(str(item.get("role", item.get("from"))).lower())
+            marks = ("<tool_response>",) if role == "user" else MARKS
+            if any(mark in text for mark in marks):
+                return True
+    return False
 
 
 def read_hermes(messages: list[Any], path: str, reading: Reading) -> None:

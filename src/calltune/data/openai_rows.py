@@ -23,8 +23,10 @@ from calltune.schema import Message, ToolCall, shorten
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
-def has_structured_calls(messages: list[Any]) -> bool:
-    return any(isinstance(m, Mapping) and (m.get("tool_calls") or m.get("function_call")) for m in messages)
+def is_structured(messages: list[Any]) -> bool:
+    """Whether calls or plans stand in keys of their own, not in the text."""
+    keys = ("tool_calls", "function_call", *THINKING_KEYS)
+    return any(isinstance(m, Mapping) and any(m.get(key) for key in keys) for m in messages)
 
 
 def read_openai(messages: list[Any], path: str, reading: Reading) -> None:

@@ -62,19 +62,24 @@ def read_conversations(
     part: str = "train",
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    form: str | None = None,
     on_problem: Callable[[Problem], None] | None = None,
 ) -> Iterator[Conversation]:
     """The conversations of one part of a source, streamed in its order.
 
     `source`: see `sources.sources_of`; a single file or list is the part `train`. `columns` renames columns
     (`{"messages": "dialog", "tools": "api_list"}`, also `prompt`, `completion` and `text`); `limit` reads that
-    many rows. Rows that cannot be read are not yielded; their problems go to `on_problem`, or are raised together
-    as one InputError after the last row. A source without a row is an InputError in any case.
+    many rows; `form` is one of FORMS, in place of the guess. Rows that cannot be read are not yielded; their
+    problems go to `on_problem`, or are raised together as one InputError after the last row. A source without a
+    row is an InputError in any case.
     """
     parts = sources_of(source)
     if part not in parts:
         raise InputError(f"the data has no part {part}", next_step=f"it has: {', '.join(parts)}")
-    return _conversations(parts[part], columns, limit, on_problem)
+    chosen = parts[part]
+    how: dict[str, Any] = {"columns": columns or chosen.columns, "form": form or chosen.form}
+    how["limit"] = limit if limit is not None else chosen.limit
+    return _conversations(replace(chosen, **how), on_problem)
 
 
 def load_conversations(
@@ -83,29 +88,26 @@ def load_conversations(
     part: str = "train",
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    form: str | None = None,
     on_problem: Callable[[Problem], None] | None = None,
 ) -> list[Conversation]:
     """`read_conversations` as a list. Raises InputError with all problems of the part."""
-    rows = read_conversations(source, part=part, columns=columns, limit=limit, on_problem=on_problem)
-    return list(rows)
+    how: dict[str, Any] = {"part": part, "columns": columns, "limit": limit, "form": form, "on_problem": on_problem}
+    return list(read_conversations(source, **how))
 
 
 def load_splits(source: Any, *, columns: Mapping[str, str] | None = None) -> dict[str, list[Conversation]]:
     """The parts of a folder, data set or mapping: `train`, `valid` (also named validation, val, dev) and
     `test`, as far as they exist. A single file is `{"train": [...]}`. Raises InputError."""
-    splits = {part: list(_conversations(s, columns, None, None)) for part, s in sources_of(source).items()}
+    found = {part: replace(s, columns=columns or s.columns) for part, s in sources_of(source).items()}
+    splits = {part: list(_conversations(part_source, None)) for part, part_source in found.items()}
     return {part: rows for part, rows in splits.items() if rows}
 
 
-def _conversations(
-    source: Source,
-    columns: Mapping[str, str] | None,
-    limit: int | None,
-    on_problem: Callable[[Problem], None] | None,
-) -> Iterator[Conversation]:
+def _conversations(source: Source, on_problem: Callable[[Problem], None] | None) -> Iterator[Conversation]:
     problems: list[Problem] = []
     count = bad = 0
-    for reading in readings(source, columns=columns, limit=limit):
+    for reading in readings(source):
         count += 1
         if reading.conversation is not None:
             yield reading.conversation
@@ -128,16 +130,10 @@ def empty(source: Source) -> InputError:
     return InputError(f"{source.name} is empty", problems=[problem])
 
 
-def readings(
-    source: Source,
-    *,
-    columns: Mapping[str, str] | None = None,
-    limit: int | None = None,
-    form: str | None = None,
-) -> Iterator[RowReading]:
+def readings(source: Source) -> Iterator[RowReading]:
     """What became of every row of a source, good or bad, in its order."""
-    for row in islice(source.rows(), limit):
-        yield replace(read_row(row, source.name, columns, form), value=row.value)
+    for row in islice(source.rows(), source.limit):
+        yield replace(read_row(row, source.name, source.columns, source.form), value=row.value)
 
 
 def read_row(
@@ -232,7 +228,7 @@ def _text_row(value: Mapping[str, Any], line: int, file: str) -> RowReading:
         return _failed(line, Problem("bad_content", shorten(value["text"]), "text", "/text"))
     if not text.strip():
         return _failed(line, Problem("no_text", "an empty text", "some text", "/text"))
-    return RowReading(line, conversation)
+    return RowReading(line, conversation, form="text")
 
 
 def _given(conversation: Conversation, line: int, file: str) -> RowReading:

@@ -32,10 +32,14 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Source:
-    """A named stream of rows; `rows()` starts it anew. `name` is the FILE of `FILE:LINE`."""
+    """A named stream of rows; `rows()` starts it anew. `name` is the FILE of `FILE:LINE`. The rest says how its
+    rows are read: their form (None: guessed), columns of other names, and how many."""
 
     name: str
     items: Any
+    form: str | None = None
+    columns: Mapping[str, str] | None = None
+    limit: int | None = None
 
     def rows(self) -> Iterator[Row]:
         if isinstance(self.items, Path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from calltune.data.hermes_rows import TOOLS_BLOCK
 from calltune.data.messages import raw_text
 from calltune.errors import Problem
+from calltune.formats import hermes
 from calltune.schema import Conversation, Message, shorten
 
 
@@ -42,6 +44,8 @@ def _order(messages: Sequence[Message], path: Callable[[int], str]) -> Iterator[
     begun = False
     before = ""
     for i, message in enumerate(messages):
+        if message.role == "system" and TOOLS_BLOCK.search(message.content):
+            yield Problem("bad_markup", "<tools> in a system text", "tools in `tools` alone", path(i))
         if message.role == "system" and begun:
             yield Problem("turn_order", "a system text in the middle", "system texts first", path(i))
         elif message.role == "assistant" and not begun:
@@ -58,12 +62,17 @@ def _targets(messages: Sequence[Message], path: Callable[[int], str]) -> Iterato
     """What the model is to say: at least one turn, and none that is empty."""
     answers = [(i, m) for i, m in enumerate(messages) if m.role == "assistant"]
     empty = [i for i, m in answers if not (m.content.strip() or m.calls or (m.thinking or "").strip())]
-    if len(empty) == len(answers):
-        found = "every assistant message is empty" if answers else "no assistant message"
+    begins = bool(messages) and messages[0].role == "assistant"  # which no prompt asks for
+    if len(empty) == len(answers) or (begins and len(answers) == 1):
+        found = "every assistant message is empty" if empty else "no assistant message after another one"
         yield Problem("no_target", found, "an answer or a call", path(0).rpartition("/")[0])
         return
     for i in empty:
         yield Problem("empty_target", "an empty assistant message", "an answer or a call", path(i))
+    for i, message in answers:
+        if found_marker := hermes.MARKER.search(f"{message.content}\n{message.thinking or ''}"):
+            expected = "a plan and content without marks of the format, which are read back as such"
+            yield Problem("bad_markup", found_marker[0], expected, path(i))
     if messages[-1].role != "assistant":
         found = f"the last turn is the {messages[-1].role}'s"
         yield Problem("unanswered", found, "the assistant's answer at the end",
