@@ -15,13 +15,15 @@ import pytest
 from tiny import tiny_tokenizer
 
 from calltune.data.check import check_rows
+from calltune.data.pipeline import PrepareSettings
 from calltune.data.sources import sources_of
 from calltune.settings import EvalSettings, TrainSettings
 from calltune.template import choose_template
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-SETTINGS = {f.name.replace("_", "-"): f for kind in (TrainSettings, EvalSettings) for f in dataclasses.fields(kind)}
+KINDS = (TrainSettings, EvalSettings, PrepareSettings)
+SETTINGS = {f.name.replace("_", "-"): f for kind in KINDS for f in dataclasses.fields(kind)}
 # Flags of commands that are no settings of a dataclass.
 OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume", "suite", "model", "limit", "yes",
                "json", "format", "index", "dry-run", "quiet", "strict", "benchmark"}  # fmt: skip

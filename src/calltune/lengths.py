@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from calltune.errors import CalltuneError, Problem
 from calltune.render import Example, render
@@ -28,6 +29,10 @@ class Lengths:
 
     def __post_init__(self) -> None:
         self.keeps_thinking = probe_thinking(self.template)
+
+    def start(self) -> None:
+        """Begins to count anew."""
+        self.lengths, self.trained, self.dropped_plans = [], 0, 0
 
     def __call__(self, conversation: Conversation) -> list[Problem]:
         try:
@@ -59,7 +64,7 @@ class Lengths:
         expected = "a template that keeps it; training makes an example of each turn, so that nothing is lost (T08)"
         return [Problem("thinking_dropped", found, expected, severity="warning")]
 
-    def summary(self) -> dict[str, int | float | list[list[int]]]:
+    def summary(self) -> dict[str, Any]:
         """p50, p95 and max of the lengths, the share of tokens with loss, and a histogram."""
         ordered = sorted(self.lengths)
         if not ordered:

@@ -13,9 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from calltune.cli.measuring import lengths_for
 from calltune.data.check import Checked, Checker
 from calltune.data.forms import FORMS
 from calltune.data.leaks import read_benchmarks
+from calltune.data.mixture import is_mixture, parts_of
+from calltune.data.pipeline import pipeline_settings
 from calltune.data.readers import empty
 from calltune.data.sources import Source, sources_of
 from calltune.errors import InputError, Problem
@@ -99,11 +102,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: every row is valid (with --repair: or was repaired); 1: not. Raises InputError."""
-    parts = sources_of(args.data)
+    parts = _sources(args.data)
     out = Path(args.repair) if args.repair else None
     if out is not None:
         _check_output(out, parts)
-    lengths = _lengths(args) if args.model else None
+    lengths = lengths_for(args.model, args.max_seq_length) if args.model else None
     checker = Checker(args.strict, lengths, read_benchmarks(args.benchmark))
     with ExitStack() as stack:
         tally = Tally(stack.enter_context(tempfile.TemporaryFile()))
@@ -127,19 +130,16 @@ def run(args: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
-def _lengths(args: argparse.Namespace) -> Lengths:
-    """What measures rows in tokens of the model; no weights are loaded. Raises InputError."""
-    from calltune.caller import find_run
-    from calltune.engine.load import model_folder
-    from calltune.lengths import Lengths
-    from calltune.prepare import template_for
-    from calltune.settings import TrainSettings
-    from calltune.tokenizer import load_tokenizer
-
-    run = find_run(args.model)
-    tokenizer = load_tokenizer(model_folder(run.base if run else args.model))
-    template = run.template if run else template_for(TrainSettings(model=args.model), tokenizer)
-    return Lengths(template, tokenizer, args.max_seq_length)
+def _sources(data: str) -> dict[str, Source]:
+    """The parts of DATA; of a YAML file those of all its sources of rows, weights aside. Raises InputError."""
+    if not is_mixture(data):
+        return sources_of(data)
+    _, found = pipeline_settings(data)
+    rows = [one for one in found if one.data and not one.data.startswith("builtin:")]
+    parts = {f"{one.name}/{part}": source for one in rows for part, source in parts_of(one).items()}
+    if not parts:
+        raise InputError(f"{data} names no rows to check", next_step="`calltune prepare` makes and checks them")
+    return parts
 
 
 def _side_file(out: Path) -> Path:

@@ -47,6 +47,10 @@ class SourceSettings:
         return str(self.data or self.tools)
 
 
+def is_mixture(source: Any) -> bool:
+    return isinstance(source, str | Path) and Path(source).suffix in YAML
+
+
 def read_source_settings(items: Any, file: str, folder: Path) -> tuple[SourceSettings, ...]:
     """The `sources` of a YAML file; paths count from its folder. Raises InputError with all problems."""
     if not isinstance(items, list) or not items:
