@@ -19,7 +19,7 @@ from calltune.data.calls import repair_call
 from calltune.data.check import Checker, check_rows
 from calltune.data.sources import Source
 from calltune.errors import InputError
-from calltune.schema import Tool, ToolCall
+from calltune.schema import Tool, ToolCall, surely_fits
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(os.environ.get("CALLTUNE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -552,3 +552,36 @@ def test_parse_writes_the_good_lines_and_names_all_bad_ones(monkeypatch, capsys)
 def test_parse_with_an_open_plan(monkeypatch, capsys):
     (out,) = parsed(monkeypatch, capsys, line("p</think>x"), flags=("--thinking-open", "--format", "hermes"))
     assert (out["thinking"], out["content"]) == ("p", "x")
+
+
+# --- the quick way to judge a call
+
+
+SCHEMAS = st.recursive(
+    st.sampled_from([*({"type": kind} for kind in ("string", "integer", "number", "boolean", "null")),
+                     {"type": "string", "enum": ["a", "1"]}, {"enum": [1, "a"]}, {"type": "integer", "enum": [1]},
+                     {"type": "integer", "minimum": 2}, {"type": ["string", "null"]}, {}]),
+    lambda inner: st.fixed_dictionaries({"type": st.just("array"), "items": inner})
+    | st.fixed_dictionaries({"type": st.just("object"), "properties": st.dictionaries(st.sampled_from("ab"), inner),
+                             "required": st.lists(st.sampled_from("ab"), max_size=1)}),
+    max_leaves=4,
+)  # fmt: skip
+VALUES = st.recursive(
+    st.sampled_from([None, True, False, 0, 1, 1.0, 2.5, "a", "1", ""]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(SCHEMAS, VALUES)
+def test_what_surely_fits_fits_by_jsonschema_too(schema, value):
+    from jsonschema import Draft202012Validator
+
+    if surely_fits(value, schema):
+        assert Draft202012Validator(schema).is_valid(value)
+
+
+def test_most_calls_need_no_jsonschema():
+    assert surely_fits({"n": 1, "x": 2.5, "b": True, "s": "t", "l": [{"n": 3}]}, TOOL.parameters)
+    assert not surely_fits({"n": True}, TOOL.parameters)

@@ -18,7 +18,8 @@ from calltune.data.readers import load_splits
 from calltune.data.split import split_rows
 from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError, Problem
-from calltune.render import Example, limit_length, prompt_ids, render_all
+from calltune.render import Example, limit_length, prompt_ids
+from calltune.rendered import render_kept
 from calltune.schema import Conversation, Message, validate_call
 from calltune.settings import TrainSettings
 from calltune.template import Template, choose_template, probe_thinking
@@ -70,8 +71,8 @@ def prepare(settings: TrainSettings, tokenizer: Tokenizer, data: Any = None) -> 
         notes.append("the template drops the thinking of earlier turns: such conversations become one example a turn")
     train_rows, said = mixed_tools(parts.train, settings)
     notes += said
-    rendered = {"train": render_all(train_rows, template, tokenizer),
-                "valid": render_all(parts.valid, template, tokenizer)}  # fmt: skip
+    rendered = {"train": render_kept(train_rows, template, tokenizer),
+                "valid": render_kept(parts.valid, template, tokenizer)}  # fmt: skip
     kept: dict[str, list[Example]] = {}
     counts: dict[str, int] = {}
     for name, examples in rendered.items():

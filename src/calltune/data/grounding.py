@@ -17,19 +17,30 @@ LONG = 200  # characters; a longer text is composed, not copied
 def values_of(value: Any, schema: Any, path: str) -> Iterator[tuple[str, str | int | float]]:
     """The texts and numbers in arguments that somebody must have said: no booleans, no words of an enum, no
     defaults."""
-    schema = schema if isinstance(schema, Mapping) else {}
     if isinstance(value, Mapping):
-        properties = schema.get("properties")
-        inner = properties if isinstance(properties, Mapping) else {}
+        inner = schema.get("properties") if isinstance(schema, Mapping) else None
+        known = isinstance(inner, Mapping)
         for key, item in value.items():
-            yield from values_of(item, inner.get(key), path + pointer(key))
+            own = inner.get(key) if known and inner is not None else None
+            if type(item) is str and not _is_decided(item, own):
+                yield f"{path}{pointer(key)}", item
+            elif type(item) is not str:
+                yield from values_of(item, own, path + pointer(key))
     elif isinstance(value, list):
+        items = schema.get("items") if isinstance(schema, Mapping) else None
         for i, item in enumerate(value):
-            yield from values_of(item, schema.get("items"), f"{path}/{i}")
-    elif isinstance(value, str | int | float) and not isinstance(value, bool):
-        decided = "enum" in schema or "const" in schema or ("default" in schema and schema["default"] == value)
-        if not decided and value != "" and not (isinstance(value, str) and len(value) > LONG):
-            yield path, value
+            yield from values_of(item, items, f"{path}/{i}")
+    elif isinstance(value, str | int | float) and not isinstance(value, bool) and not _is_decided(value, schema):
+        yield path, value
+
+
+def _is_decided(value: Any, schema: Any) -> bool:
+    """Whether nobody needs to say a value: it is of a closed set, the default, empty, or composed."""
+    if value == "" or (isinstance(value, str) and len(value) > LONG):
+        return True
+    if not isinstance(schema, Mapping):
+        return False
+    return "enum" in schema or "const" in schema or ("default" in schema and schema["default"] == value)
 
 
 def squeeze(text: str) -> str:
@@ -42,7 +53,7 @@ def is_said(value: str | int | float, squeezed: str) -> bool:
     if isinstance(value, float) and value == int(value):
         value = int(value)
     text = str(value)
-    if (plain := squeeze(text)) in squeezed:
+    if (text.isalnum() and text.casefold() in squeezed) or (plain := squeeze(text)) in squeezed:
         return True
     if isinstance(value, str):
         parts = [squeeze(part) for part in NO_WORD.split(text)]

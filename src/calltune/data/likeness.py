@@ -6,7 +6,6 @@ import re
 import zlib
 from array import array
 from collections.abc import Iterator, Mapping
-from heapq import nsmallest
 from typing import Any
 
 from calltune.schema import Conversation
@@ -51,7 +50,6 @@ FILLER = frozenset(
         "your",
     ]
 )
-SALTS = (0, 0x9E3779B9)
 SKETCH = 3  # words of a sketch: of two requests that share nine words of ten, three in four pairs meet at a key
 
 
@@ -117,13 +115,15 @@ def like_keys(conversation: Conversation, asked: list[str]) -> Iterator[int]:
         yield hash((frozenset(asked), answers))
         return
     target = hash(calls)
-    unique = [word.encode() for word in set(asked)]
-    for salt in SALTS:
-        yield hash((target, salt, *sorted(nsmallest(SKETCH, (zlib.crc32(word, salt) for word in unique)))))
+    sketch = sorted([zlib.crc32(word.encode()) for word in set(asked)])
+    yield hash((target, *sketch[:SKETCH]))
+    yield hash((target, 1, *sketch[-SKETCH:]))
 
 
 def _frozen(value: Any) -> Any:
     """Arguments as something that has a hash; the order of keys is of no account."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
-        return frozenset((key, _frozen(item)) for key, item in value.items())
+        return frozenset([(key, _frozen(item)) for key, item in value.items()])
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else (type(value), value)
