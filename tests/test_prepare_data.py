@@ -180,6 +180,23 @@ def test_a_split_by_tool_holds_tools_out_of_all_sources(tmp_path, capsys):
             assert not held & {t["function"]["name"] for t in value["tools"]}
 
 
+def test_made_rows_bring_their_parts_results_and_notes(tmp_path, capsys):
+    (tmp_path / "tools.py").write_text(
+        "import calltune\n\n@calltune.tool(pure=True)\ndef double(number: int) -> int:\n"
+        '    """Double a number."""\n    return 2 * number\n'
+    )
+    (tmp_path / "mix.yaml").write_text("sources:\n  - {tools: tools.py, rows: 60, results: 1}\n")
+    _, manifest = prepared(capsys, tmp_path / "mix.yaml", "--out", tmp_path / "out")
+    (source,) = manifest["sources"]
+    assert source["forms"] == {"made": source["rows"]}
+    assert any("double: add `Examples:`" in note for note in source["notes"])
+    rows = [r for r in lines(tmp_path / "out" / "train.jsonl") if r["meta"].get("results")]
+    assert rows and all(r["messages"][2]["role"] == "tool" for r in rows)
+    first = rows[0]["messages"]
+    given = json.loads(first[1]["tool_calls"][0]["function"]["arguments"])["number"]
+    assert json.loads(first[2]["content"]) == 2 * given
+
+
 @needs_shared
 def test_the_three_files_of_seal_tools(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
@@ -246,7 +263,7 @@ def test_nothing_is_written_where_no_row_is_left_or_something_else_lies(tmp_path
 
 
 def test_names_from_data_cannot_write_the_page():
-    source = {"source": "<script>x", "weight": 1, "rows": 1, "kinds": {"<b>": 1}}
+    source = {"source": "<script>x", "weight": 1, "rows": 1, "kinds": {"<b>": 1}, "notes": []}
     manifest = {
         "sources": [source | {key: {} for key in ("status", "forms", "lost")}],
         "findings": [],

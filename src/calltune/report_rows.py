@@ -80,7 +80,8 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 def findings(manifest: Mapping[str, Any]) -> list[str]:
     keys = ("kind", "found", "expected", "path", "row")
-    return [str(Problem(**{key: item[key] for key in keys})) for item in manifest["findings"]]
+    told = [str(Problem(**{key: item[key] for key in keys})) for item in manifest["findings"]]
+    return told + [f"{Path(s['source']).name}: {note}" for s in manifest["sources"] for note in s["notes"]]
 
 
 def rows_page(manifest: Mapping[str, Any]) -> str:

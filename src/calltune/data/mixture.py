@@ -8,6 +8,7 @@
         limit: 20000
       - tools: my_tools.py
         rows: 500
+        results: 0.3
 
 A weight is how often the training rows of a source are taken: 2 is twice, 0.5 a random half. It counts after the
 split, so that no row can be in two parts, and never for valid and test rows.
@@ -41,6 +42,9 @@ class SourceSettings:
     weight: float = setting("how often the training rows are taken", 1.0, low=0, high=100)
     limit: int | None = setting("at most this many rows", None, low=1)
     rows: int = setting("how many rows to make from tools", 720, low=1)
+    results: float = setting(
+        "share of made rows with calls that go on with results and an answer", 0.0, low=0, high=1
+    )
 
     @property
     def name(self) -> str:

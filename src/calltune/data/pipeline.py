@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calltune.builtin import assistant_hermes_rows, builtin_data
+from calltune.builtin.assistant import FUNCTIONS
 from calltune.data.augment import AugmentSettings, any_change, augment
 from calltune.data.check import Checked, Checker, Measure
 from calltune.data.leaks import read_benchmarks
 from calltune.data.likeness import like_keys, request_words
 from calltune.data.mixture import SourceSettings, Weighing, is_mixture, parts_of, read_source_settings
+from calltune.data.results import with_results
 from calltune.data.sources import PARTS as PART_NAMES
 from calltune.data.sources import Source
 from calltune.data.split import Split, leaks_between, split_rows
 from calltune.data.synthesise import synthesise
 from calltune.errors import InputError, Problem
+from calltune.functions import functions_from
 from calltune.schema import Conversation
 from calltune.settings import read_yaml, resolve, setting
 
@@ -57,10 +60,11 @@ class Came:
     kinds: Counter[str] = field(default_factory=Counter)
     forms: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)  # by reason; their sum and the kept rows are `rows`
+    notes: list[str] = field(default_factory=list)  # on made rows
 
     def to_dict(self) -> dict[str, Any]:
         counts = {name: dict(getattr(self, name).most_common()) for name in ("status", "kinds", "forms", "lost")}
-        return {"source": self.name, "weight": self.weight, "rows": self.rows} | counts
+        return {"source": self.name, "weight": self.weight, "rows": self.rows, "notes": self.notes} | counts
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def run_pipeline(
     came = []
     for one in sources:
         counts = Came(one.name, one.weight)
-        parts = {name: list(_passed(source, checker, counts, settings, rejected)) for name, source in _open(one)}
+        opened = _open(one, settings.seed, counts)
+        parts = {name: list(_passed(source, checker, counts, settings, rejected)) for name, source in opened}
         splits.append(_part(parts, settings, one.name))
         came.append(counts)
     split = _whole(splits)
@@ -129,12 +134,17 @@ def _why(counts: Came) -> Problem:
     return Problem("no_row_left", f"{counts.name}: {counts.rows} rows, lost by {lost}", "rows that pass")
 
 
-def _open(one: SourceSettings) -> Iterator[tuple[str, Source]]:
-    """The parts of a source; rows that are made come with their own."""
+def _open(one: SourceSettings, seed: int, counts: Came) -> Iterator[tuple[str, Source]]:
+    """The parts of a source; rows that are made come with their own, and with notes on what would better them."""
     if one.tools or one.data == "builtin:assistant":
-        made = synthesise(one.tools, rows_train=one.rows) if one.tools else builtin_data()
-        given = ((name, getattr(made, name)) for name in NAMES)
-        yield from ((name, Source(f"{Path(one.name).name}/{name}", list(rows))) for name, rows in given if rows)
+        functions = functions_from(one.tools or list(FUNCTIONS))
+        made = synthesise(one.tools, seed=seed, rows_train=one.rows) if one.tools else builtin_data(seed=seed)
+        counts.notes += made.notes
+        for name in NAMES:
+            if rows := getattr(made, name):
+                longer = with_results(rows, functions, one.results, seed)
+                counts.notes += (f"{name}: {n} calls of {tool} got no result" for tool, n in longer.without.items())
+                yield name, Source(f"{Path(one.name).name}/{name}", longer.rows)
     elif one.data == "builtin:assistant-hermes":
         yield "train", Source(one.name, assistant_hermes_rows())
     else:
