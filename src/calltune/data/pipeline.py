@@ -24,8 +24,9 @@ from calltune.data.sources import PARTS as PART_NAMES
 from calltune.data.sources import Source
 from calltune.data.split import Split, leaks_between, split_rows
 from calltune.data.synthesise import synthesise
+from calltune.data.teacher import Teacher, teach
 from calltune.errors import InputError, Problem
-from calltune.functions import functions_from
+from calltune.functions import Function, functions_from
 from calltune.schema import Conversation
 from calltune.settings import read_yaml, resolve, setting
 
@@ -47,6 +48,11 @@ class PrepareSettings(AugmentSettings):
     strict: bool = setting("warnings reject rows too", False)
     duplicates: bool = setting("keep near-duplicates", False)
     benchmark: tuple[str, ...] = setting("files of questions that must not be in the data", ())
+    teacher: str | None = setting("OpenAI-compatible address that writes requests for sources of tools", None)
+    teacher_model: str | None = setting("the model to ask there", None)
+    teacher_rows: int = setting("rows that the teacher adds to the training rows of such a source", 100, low=1)
+    teacher_budget: int = setting("at most this many questions to the teacher", 100, low=1)
+    teacher_per_minute: float = setting("questions to the teacher a minute", 60.0, above=0)
 
 
 @dataclass
@@ -108,7 +114,7 @@ def run_pipeline(
     came = []
     for one in sources:
         counts = Came(one.name, one.weight)
-        opened = _open(one, settings.seed, counts)
+        opened = _open(one, settings, counts)
         parts = {name: list(_passed(source, checker, counts, settings, rejected)) for name, source in opened}
         splits.append(_part(parts, settings, one.name))
         came.append(counts)
@@ -134,21 +140,39 @@ def _why(counts: Came) -> Problem:
     return Problem("no_row_left", f"{counts.name}: {counts.rows} rows, lost by {lost}", "rows that pass")
 
 
-def _open(one: SourceSettings, seed: int, counts: Came) -> Iterator[tuple[str, Source]]:
+def _open(one: SourceSettings, settings: PrepareSettings, counts: Came) -> Iterator[tuple[str, Source]]:
     """The parts of a source; rows that are made come with their own, and with notes on what would better them."""
     if one.tools or one.data == "builtin:assistant":
-        functions = functions_from(one.tools or list(FUNCTIONS))
+        functions, seed = functions_from(one.tools or list(FUNCTIONS)), settings.seed
         made = synthesise(one.tools, seed=seed, rows_train=one.rows) if one.tools else builtin_data(seed=seed)
         counts.notes += made.notes
         for name in NAMES:
             if rows := getattr(made, name):
                 longer = with_results(rows, functions, one.results, seed)
                 counts.notes += (f"{name}: {n} calls of {tool} got no result" for tool, n in longer.without.items())
-                yield name, Source(f"{Path(one.name).name}/{name}", longer.rows)
+                taught = _taught(functions, settings, counts) if one.tools and name == "train" else []
+                yield name, Source(f"{Path(one.name).name}/{name}", [*longer.rows, *taught])
     elif one.data == "builtin:assistant-hermes":
         yield "train", Source(one.name, assistant_hermes_rows())
     else:
         yield from parts_of(one).items()
+
+
+def _taught(functions: Sequence[Function], settings: PrepareSettings, counts: Came) -> list[Conversation]:
+    """Rows that a teacher writes for the tools, where one is named. Its answers are kept beside the output. Raises
+    InputError."""
+    if not settings.teacher:
+        return []
+    if not settings.teacher_model:
+        raise InputError("the teacher's model is not named", next_step="add --teacher-model")
+    teacher = Teacher(settings.teacher, settings.teacher_model, settings.teacher_budget, settings.teacher_per_minute)
+    out = Path(settings.out).expanduser()
+    tools = [function.tool for function in functions]
+    found = teach(teacher, tools, settings.teacher_rows, out.with_name(f"{out.name}.teacher.jsonl"))
+    refused = ", ".join(f"{kind} {count}" for kind, count in found.refused.most_common()) or "none"
+    questions = f"{found.asked} questions, {found.kept} answered before"
+    counts.notes.append(f"{len(found.rows)} rows from the teacher ({questions}); refused: {refused}")
+    return found.rows
 
 
 def _passed(
