@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from tiny import weather_rows
 
 from calltune.builtin import builtin_data
-from calltune.data.augment import AugmentSettings, augment, combined, is_valid, refused, varied, without_defaults
+from calltune.data.augment import (
+    AugmentSettings,
+    augment,
+    combined,
+    is_valid,
+    refused,
+    varied,
+    with_twin,
+    without_defaults,
+)
 from calltune.data.balance import no_call_share, right_tool_first_share
 from calltune.data.check import Checker
 from calltune.data.rename import other_name, renamed
@@ -177,3 +186,22 @@ def test_distractors_come_from_other_rows_and_never_to_rows_without_a_call():
     done = augment([*rows, answer], AugmentSettings(add_distractors=1))
     assert done.rows[-1] == answer and done.given_up["add_distractors"] == 1
     assert {len(row.tools) for row in done.rows[:-1]} == {3, 4, 5}
+
+
+def test_a_near_twin_has_the_same_parameters_and_another_verb():
+    tool = Tool(
+        "get_weather", "Get the weather in a city.", {"type": "object", "properties": {"city": {"type": "string"}}}
+    )
+    reply = Message("assistant", calls=(ToolCall("get_weather", {"city": "Paris"}),))
+    row = Conversation((Message("user", "Weather in Paris?"), reply), (tool, SEND), "x")
+    for seed in range(20):
+        made = with_twin(row, random.Random(seed))
+        (twin,) = [t for t in made.tools if t not in row.tools]
+        verb, rest = twin.name.split("_")
+        assert rest == "weather" and verb not in ("get", "fetch", "retrieve", "read")
+        assert (
+            twin.description == f"{verb.capitalize()} the weather in a city." and twin.parameters == tool.parameters
+        )
+        assert made.messages == row.messages and is_valid(made)
+    named = Conversation(row.messages, (replace(tool, name="weather"),), "x")
+    assert with_twin(named, random.Random(0)) is None  # no verb to put another one for

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from calltune.data.calls import judge
+from calltune.data.kinds import name_words
 from calltune.data.likeness import words
 from calltune.data.phrasing import content_key, rank
 from calltune.data.plans import ANSWER_PLAN, call_plan
-from calltune.data.rename import renamed
+from calltune.data.rename import SYNONYMS, renamed
 from calltune.data.spoken import other_form, values_of_calls
 from calltune.errors import Problem
 from calltune.schema import Conversation, Message, Tool, ToolCall, find_tool
@@ -39,6 +40,7 @@ JOINS = (
     "First: {A} Then: {B}",
 )
 MOST_DISTRACTORS = 3
+OTHER_VERBS = frozenset(["delete", "archive", "export", "schedule", "cancel", "approve", "share", "rate"])
 Measure = Callable[[Conversation], Sequence[Problem]]
 Change = Callable[[Conversation, random.Random], Conversation | None]
 
@@ -49,6 +51,7 @@ class AugmentSettings:
 
     shuffle_tools: float = setting("rows with their tools in another order", 0.0, low=0, high=1)
     add_distractors: float = setting("rows that get one to three tools of other rows", 0.0, low=0, high=1)
+    add_twin: float = setting("rows that get a tool which does another thing with the same words", 0.0, low=0, high=1)
     remove_tool: float = setting("rows added whose right tool is gone, answered without a call", 0.0, low=0, high=1)
     rename: float = setting("rows with other names for tools and parameters", 0.0, low=0, high=1)
     drop_defaults: float = setting("rows without arguments that equal their default", 0.0, low=0, high=1)
@@ -83,6 +86,7 @@ def augment(
     pool = {tool.name: tool for row in rows for tool in row.tools}
     changes: Mapping[str, Change] = {
         "add_distractors": lambda row, rng: with_distractors(row, pool, rng),  # before names change
+        "add_twin": with_twin,
         "rename": renamed,
         "drop_defaults": without_defaults,
         "vary_values": varied,
@@ -144,6 +148,28 @@ def with_distractors(row: Conversation, pool: Mapping[str, Tool], rng: random.Ra
             tools.insert(rng.randint(0, len(tools)), pool[name])
             wanted -= 1
     return replace(row, tools=tuple(tools)) if len(tools) > len(row.tools) else None
+
+
+def with_twin(row: Conversation, rng: random.Random) -> Conversation | None:
+    """With a near-twin of a called tool: the same parameters, another verb in name and description."""
+    called = [tool for m in row.messages for call in m.calls if (tool := find_tool(row.tools, call.name))]
+    for tool in rng.sample(called, len(called)):
+        verb, *rest = name_words(tool.name) or [""]
+        other = rng.choice(sorted(OTHER_VERBS - {verb, *SYNONYMS.get(verb, ())}))
+        name = "_".join([other, *rest]) if "_" in tool.name else other + "".join(map(str.capitalize, rest))
+        if not rest or verb not in SYNONYMS or find_tool(row.tools, name):
+            continue
+        first, _, after = tool.description.partition(" ")
+        described = first.lower().removesuffix("s").rstrip(".") in SYNONYMS
+        words_of_twin = (
+            f"{other.capitalize()} {after}" if described and after else f"{other.capitalize()} {' '.join(rest)}."
+        )
+        tools = list(row.tools)
+        tools.insert(
+            rng.randint(0, len(tools)), Tool(name, f"{other.capitalize()} {object_of_twin}", tool.parameters)
+        )
+        return replace(row, tools=tuple(tools))
+    return None
 
 
 def without_defaults(row: Conversation, rng: random.Random) -> Conversation | None:
