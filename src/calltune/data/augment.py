@@ -161,13 +161,10 @@ def with_twin(row: Conversation, rng: random.Random) -> Conversation | None:
             continue
         first, _, after = tool.description.partition(" ")
         described = first.lower().removesuffix("s").rstrip(".") in SYNONYMS
-        words_of_twin = (
-            f"{other.capitalize()} {after}" if described and after else f"{other.capitalize()} {' '.join(rest)}."
-        )
+        said = after if described and after else f"{' '.join(rest)}."
+        twin = Tool(name, f"{other.capitalize()} {said}", tool.parameters)
         tools = list(row.tools)
-        tools.insert(
-            rng.randint(0, len(tools)), Tool(name, f"{other.capitalize()} {object_of_twin}", tool.parameters)
-        )
+        tools.insert(rng.randint(0, len(tools)), twin)
         return replace(row, tools=tuple(tools))
     return None
 
