@@ -120,6 +120,13 @@ def _system(text: str, place: str, reading: Reading) -> str:
 def _tools_block(text: str, start: int, place: str, reading: Reading) -> tuple[tuple[Tool, ...], int]:
     """The tools from `start` on (one list, or objects one after the other) and the index of the end."""
     tools: list[Tool] = []
+    close = text.find("</tools>", start)
+    if text[start] == "[" and close > 0:  # nearly always all of it; a mark inside a string is seen below
+        try:
+            items = tool_items(read_value(text[start:close]), place)
+            return read_tool_list(items, place, reading.add_tool), close
+        except (ValueError, InputError):
+            pass
     while text[start : start + 1] in ("[", "{"):
         try:
             end = balanced_end(text, start)
