@@ -108,17 +108,18 @@ def run(args: argparse.Namespace) -> int:
         _check_output(out, parts)
     lengths = lengths_for(args.model, args.max_seq_length) if args.model else None
     checker = Checker(args.strict, lengths, read_benchmarks(args.benchmark))
-    with ExitStack() as stack:
-        tally = Tally(stack.enter_context(tempfile.TemporaryFile()))
-        if out is not None:
-            tally.kept = stack.enter_context(atomic_file(out))
-            tally.rejected = stack.enter_context(atomic_file(_side_file(out)))
-        for source in parts.values():
-            before = tally.counts.total()
-            for checked in checker.check(replace(source, form=args.format or source.form)):
-                tally.add(checked, {"file": source.name} if len(parts) > 1 else {})
-            if tally.counts.total() == before:
-                raise empty(source)
+    with tempfile.TemporaryFile() as spool:
+        tally = Tally(spool)
+        with ExitStack() as stack:
+            if out is not None:
+                tally.kept = stack.enter_context(atomic_file(out))
+                tally.rejected = stack.enter_context(atomic_file(_side_file(out)))
+            for source in parts.values():
+                before = tally.counts.total()
+                for checked in checker.check(replace(source, form=args.format or source.form)):
+                    tally.add(checked, {"file": source.name} if len(parts) > 1 else {})
+                if tally.counts.total() == before:
+                    raise empty(source)
         for problem in [*checker.finish(), *(lengths.finish() if lengths else ())]:
             tally.note(problem, {})
         report = _report(tally, checker, lengths)
