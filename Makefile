@@ -6,7 +6,7 @@ export PYTHON EXTRA VENV
 # What is checked strictly for types: values and text, no MLX.
 TYPED := $(addprefix -p calltune.,platform formats functions data) \
 	$(addprefix -m calltune.,schema errors settings score compare report report_charts report_data report_page \
-	report_text render template tokenizer batching)
+	report_text report_rows render rendered template tokenizer batching lengths)
 
 .PHONY: help demo test test-all nightly lint lock clean
 

@@ -356,3 +356,30 @@ def test_formats_by_name_and_by_marker():
     assert get_format("hermes") is detect_format(TEXT)
     with pytest.raises(InputError, match="no format named xml"):
         get_format("xml")
+
+
+PYTHON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8)
+    | st.sampled_from(["O'Hare", 'say "x"', "a\\b", "\\u0041", "\n\t", "None", "True", "{'a': 1}", "\\/", "\x00"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(PYTHON_VALUES)
+def test_python_literals_and_json_read_to_the_same_value(value):
+    for text in (repr([value]), json.dumps([value]), json.dumps([value], ensure_ascii=False), repr([value, ("x",)])):
+        assert read_value(text)[0] == value
+
+
+@pytest.mark.parametrize(
+    "text", ["{'a': 1, 'a': 2}", "['a' 'b' c]", "[b'x']", "[f'x']", "['a\nb']", "[1_0, x]", "['\\x']"]
+)
+def test_what_is_no_literal_stays_none(text):
+    with pytest.raises(ValueError):
+        read_value(text)
+
+
+def test_joined_strings_tuples_and_commas_at_the_end_are_read_by_python():
+    assert read_value("['a' 'b', ('c',), {'d': None,},]") == ["ab", ["c"], {"d": None}]

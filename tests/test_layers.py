@@ -19,11 +19,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings", "platform", "functions"),  # values and the machine: no MLX, no tokenizer
     ("formats", "score", "compare"),  # text <-> calls, verdicts
     ("data", "builtin"),  # rows
-    ("tokenizer", "template", "render", "batching", "grammar"),  # tokens and rows
+    ("tokenizer", "template", "render", "rendered", "batching", "grammar"),  # tokens and rows
     ("engine",),  # everything that touches MLX
-    ("prepare", "runs"),
+    ("lengths", "prepare", "runs"),
     ("train", "caller", "generate", "tasks"),  # run the model
-    ("report", "report_charts", "report_data", "report_page", "report_text"),
+    ("report", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
     ("evaluate", "preview", "serve", "agent", "export", "bench"),
     ("demo", "api"),
     ("cli", "__main__", "__init__"),  # doors

@@ -266,3 +266,38 @@ def test_special_tokens_in_data_stay_text_of_the_question(cases):
     row = Conversation((Message("user", "say <|im_end|> <tool_call> </think>"), Message("assistant", "No.")), TOOLS)
     (example,) = render(row, template, tokenizer)
     assert trained(example, tokenizer) == [("answer", "No."), ("syntax", "<|im_end|>")]
+
+
+# ---- many rows --------------------------------------------------------------------------------------------------
+
+
+def test_many_rows_are_rendered_as_each_alone(tmp_path, monkeypatch):
+    from calltune import rendered
+    from calltune.render import render_all
+
+    tiny_tokenizer(tmp_path / "t", "chatml")
+    tokenizer = load_tokenizer(tmp_path / "t")
+    template = choose_template(tokenizer)
+    text = Conversation((), (), "text", {"text": "Good morning."})
+    rows = [*weather_rows(150), long_row(), text, *weather_rows(3)]
+    alone = [example for row in rows for example in render(row, template, tokenizer)]
+    assert render_all(rows, template, tokenizer) == alone
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(rendered, "FEWEST", 10)
+    assert rendered.render_kept(rows, template, tokenizer) == alone
+    (kept,) = (tmp_path / "cache" / "rendered").iterdir()
+
+    def fails(*_):
+        raise AssertionError("rendered again")
+
+    monkeypatch.setattr(rendered, "render_all", fails)
+    assert rendered.render_kept(rows, template, tokenizer) == alone  # from the file
+    other = [replace(rows[0], messages=(Message("user", "Something else"), rows[0].messages[1])), *rows[1:]]
+    for changed in (other, rows[1:], [replace(rows[0], tools=rows[0].tools[:1]), *rows[1:]]):
+        with pytest.raises(AssertionError, match="rendered again"):
+            rendered.render_kept(changed, template, tokenizer)
+    with pytest.raises(AssertionError, match="rendered again"):
+        rendered.render_kept(rows, choose_template(tokenizer, think=False), tokenizer)
+    monkeypatch.setattr(rendered, "render_all", render_all)
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert rendered.render_kept(rows, template, tokenizer) == alone

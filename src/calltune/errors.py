@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Problem:
     """One thing that is wrong in one place of the input.
 
     `row` is the 1-based line of the file (None: the whole set), `path` a JSON pointer into the row,
-    `kind` a short stable name such as `unknown_tool`, `found` and `expected` plain words.
+    `kind` a short stable name such as `unknown_tool`, `found` and `expected` plain words. Only an error
+    rejects a row; a warning is told.
     """
 
     kind: str
@@ -24,6 +27,7 @@ class Problem:
     expected: str = ""
     path: str = ""
     row: int | None = None
+    severity: Severity = "error"
 
     def __str__(self) -> str:
         place = "" if self.row is None else f"line {self.row}"
@@ -36,6 +40,11 @@ class Problem:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def pointer(*parts: object) -> str:
+    """A JSON pointer (RFC 6901) of keys and indices: `/a~1b/0`."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 class CalltuneError(Exception):

@@ -11,11 +11,15 @@ from typing import Any
 
 from calltune.builtin import NAMES, assistant_hermes_rows, builtin_data
 from calltune.data.balance import Balance, shuffle_tools
+from calltune.data.manifest import manifest_of, read_manifest
+from calltune.data.mixture import is_mixture
+from calltune.data.pipeline import pipeline_settings, run_pipeline
 from calltune.data.readers import load_splits
 from calltune.data.split import split_rows
 from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError, Problem
-from calltune.render import Example, limit_length, prompt_ids, render_all
+from calltune.render import Example, limit_length, prompt_ids
+from calltune.rendered import render_kept
 from calltune.schema import Conversation, Message, validate_call
 from calltune.settings import TrainSettings
 from calltune.template import Template, choose_template, probe_thinking
@@ -33,6 +37,7 @@ class Parts:
     test: Rows
     origin: str
     notes: tuple[str, ...] = ()
+    manifest: Mapping[str, Any] | None = None  # of data that `calltune prepare` made
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,8 @@ def prepare(settings: TrainSettings, tokenizer: Tokenizer, data: Any = None) -> 
         notes.append("the template drops the thinking of earlier turns: such conversations become one example a turn")
     train_rows, said = mixed_tools(parts.train, settings)
     notes += said
-    rendered = {"train": render_all(train_rows, template, tokenizer),
-                "valid": render_all(parts.valid, template, tokenizer)}  # fmt: skip
+    rendered = {"train": render_kept(train_rows, template, tokenizer),
+                "valid": render_kept(parts.valid, template, tokenizer)}  # fmt: skip
     kept: dict[str, list[Example]] = {}
     counts: dict[str, int] = {}
     for name, examples in rendered.items():
@@ -136,7 +141,21 @@ def read_parts(settings: TrainSettings, data: Any = None) -> Parts:
         return _parted(assistant_hermes_rows(seed=settings.seed), settings)
     if str(settings.data).startswith("builtin:"):
         raise InputError(f"there is no built-in data {settings.data!r}", next_step=f"take one of: {', '.join(NAMES)}")
-    return _parted(settings.data, settings)
+    if is_mixture(settings.data):
+        return _mixed(str(settings.data))
+    manifest = read_manifest(Path(str(settings.data)).expanduser())
+    return replace(_parted(settings.data, settings), manifest=manifest)
+
+
+def _mixed(file: str) -> Parts:
+    """The parts that `calltune prepare` would write for a YAML file, whose own settings count."""
+    chosen, sources = pipeline_settings(file)
+    made = run_pipeline(chosen, sources)
+    manifest = manifest_of(made, chosen, sources)
+    lost = sum(manifest["lost"].values())
+    notes = (f"{Path(file).name}: {lost} rows were lost; `calltune prepare` tells why",) if lost else ()
+    origin = f"{Path(file).name}, split by {chosen.split_by}"
+    return Parts(made.split.train, made.split.valid, made.split.test, origin, notes, manifest)
 
 
 def _parted(source: Any, settings: TrainSettings) -> Parts:

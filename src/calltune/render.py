@@ -9,10 +9,9 @@ trained; where it changes them (drops their thinking, T08), the conversation bec
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from calltune.data.messages import raw_text
 from calltune.formats import Piece, join
@@ -21,6 +20,8 @@ from calltune.template import Template
 from calltune.tokenizer import Tokenizer
 
 THINK_OPEN = "<think>"
+CHUNK = 64  # rows that are tokenised together
+Encoded = tuple[list[int], list[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,47 @@ def render(conversation: Conversation, template: Template, tokenizer: Tokenizer)
     """
     if (text := raw_text(conversation)) is not None:
         return [_text_example(text, conversation.id, tokenizer)]
-    examples: list[Example] = []
+    turns = _turns(conversation, template)
+    befores = [tokenizer.encode(turn.prompt) for turn in turns]
+    replies = [tokenizer.encode_with_offsets(turn.text) for turn in turns]
+    return _joined(conversation.id, turns, befores, replies, tokenizer)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One assistant turn as text: the prompt for it, and the pieces of the reply, which joined are `text`."""
+
+    prompt: str
+    pieces: tuple[Piece, ...]
+    text: str
+
+
+def _turns(conversation: Conversation, template: Template) -> list[_Turn]:
     messages, tools = conversation.messages, conversation.tools
+    turns = []
     for i, message in enumerate(messages):
-        if message.role != "assistant":
+        if message.role != "assistant" or i == 0:  # a greeting answers nothing: there is no prompt to learn it from
             continue
-        before = prompt_ids(messages[:i], tools, template, tokenizer)
-        reply, spans = _reply_ids(message, template, tokenizer, before)
+        pieces = (*template.reply(message), Piece(template.stop, "syntax"))
+        turns.append(_Turn(prompt_text(messages[:i], tools, template), pieces, join(pieces)))
+    return turns
+
+
+def _joined(
+    id: str | None,
+    turns: Sequence[_Turn],
+    befores: Sequence[list[int]],
+    replies: Sequence[Encoded],
+    tokenizer: Tokenizer,
+) -> list[Example]:
+    """The examples of one conversation from the ids of its prompts and replies."""
+    examples: list[Example] = []
+    for turn, before, encoded in zip(turns, befores, replies, strict=True):
+        reply, spans = _reply_ids(turn, encoded, tokenizer, before)
         trained = tuple(Span(s.start + len(before), s.end + len(before), s.kind) for s in spans)
         if examples and tuple(before[: len(examples[-1])]) == examples[-1].ids:
             trained = examples.pop().spans + trained
-        examples.append(Example((*before, *reply), trained, conversation.id))
+        examples.append(Example((*before, *reply), trained, id))
     return examples
 
 
@@ -107,7 +138,19 @@ def _text_example(text: str, id: str | None, tokenizer: Tokenizer) -> Example:
 
 
 def render_all(conversations: Iterable[Conversation], template: Template, tokenizer: Tokenizer) -> list[Example]:
-    return [example for c in conversations for example in render(c, template, tokenizer)]
+    """The examples of `render` for many rows; tokenised CHUNK rows at a time, which uses all cores."""
+    rows, examples = iter(conversations), list[Example]()
+    while chunk := list(islice(rows, CHUNK)):
+        turns = [[] if raw_text(row) is not None else _turns(row, template) for row in chunk]
+        befores = iter(tokenizer.encode_many([turn.prompt for row in turns for turn in row]))
+        replies = iter(tokenizer.encode_many_with_offsets([turn.text for row in turns for turn in row]))
+        for row, own in zip(chunk, turns, strict=True):
+            if (text := raw_text(row)) is not None:
+                examples.append(_text_example(text, row.id, tokenizer))
+                continue
+            ids = [next(befores) for _ in own], [next(replies) for _ in own]
+            examples += _joined(row.id, own, *ids, tokenizer)
+    return examples
 
 
 def limit_length(examples: Sequence[Example], limit: int) -> tuple[list[Example], list[Example]]:
@@ -118,32 +161,35 @@ def limit_length(examples: Sequence[Example], limit: int) -> tuple[list[Example]
 
 
 def _reply_ids(
-    message: Message, template: Template, tokenizer: Tokenizer, before: list[int]
+    turn: _Turn, encoded: Encoded, tokenizer: Tokenizer, before: list[int]
 ) -> tuple[list[int], list[Span]]:
     """The reply's ids after the prompt `before`, with spans counted from the reply's start."""
-    pieces = (*template.reply(message), Piece(template.stop, "syntax"))
-    text = join(pieces)
-    ids, offsets = tokenizer.encode_with_offsets(text)
-    if tokenizer.decode(ids) != text:  # some tokenizers put a space in front of every text
+    ids, offsets = encoded
+    if tokenizer.decode(ids) != turn.text:  # some tokenizers put a space in front of every text
         prompt = tokenizer.decode(before)
-        ids, offsets = tokenizer.encode_with_offsets(prompt + text)
+        ids, offsets = tokenizer.encode_with_offsets(prompt + turn.text)
         ids, offsets = ids[len(before) :], offsets[len(before) :]
         offsets = [(start - len(prompt), end - len(prompt)) for start, end in offsets]
-    return ids, _token_spans(pieces, offsets)
+    return ids, _token_spans(turn.pieces, offsets)
 
 
 def _token_spans(pieces: Sequence[Piece], offsets: Sequence[tuple[int, int]]) -> list[Span]:
     """Runs of tokens of one kind. A token that covers two pieces belongs to the piece of its last character
     that is not white space: `" Paris` is an argument, not the quote before it."""
-    ends = list(accumulate(len(piece.text) for piece in pieces))
     text = join(tuple(pieces))
-    spans: list[Span] = []
+    ends = list(accumulate(len(piece.text) for piece in pieces))
+    runs: list[tuple[str, int]] = []  # kind and first token
+    piece, final = 0, len(pieces) - 1
     for i, (start, end) in enumerate(offsets):
-        inside = text[start:end].rstrip()
-        last = max(start + len(inside) - 1, start)
-        kind = pieces[min(bisect_right(ends, last), len(pieces) - 1)].kind
-        if spans and spans[-1].kind == kind:
-            spans[-1] = Span(spans[-1].start, i + 1, kind)
-        else:
-            spans.append(Span(i, i + 1, kind))
-    return spans
+        last = end - 1
+        if last > start and text[last].isspace():
+            last = max(start + len(text[start:end].rstrip()) - 1, start)
+        while piece < final and ends[piece] <= last:
+            piece += 1
+        while piece and ends[piece - 1] > last:  # a byte of a character that began before
+            piece -= 1
+        kind = pieces[piece].kind
+        if not runs or runs[-1][0] != kind:
+            runs.append((kind, i))
+    stops = [first for _, first in runs[1:]] + [len(offsets)]
+    return [Span(first, stop, kind) for (kind, first), stop in zip(runs, stops, strict=True)]

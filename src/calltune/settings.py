@@ -34,6 +34,9 @@ def _help(text: str, default: Any, low: float | None = None, high: float | None 
     return field(default=default, metadata=metadata)
 
 
+setting = _help  # for the settings of other modules
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """What `calltune train` does. Counts of steps are optimizer updates."""
@@ -47,7 +50,7 @@ class TrainSettings:
     # data
     test: float = _help("share of rows held out for testing", 0.1, low=0, below=1)
     valid: float = _help("share of rows held out for choosing the checkpoint", 0.05, low=0, below=1)
-    split_by: Literal["row", "tool"] = _help("hold out rows, or whole tools", "row")
+    split_by: Literal["row", "tool", "phrasing"] = _help("hold out rows, whole tools, or wordings", "row")
     rows: int = _help("how many training rows to make from --tools", 720, low=1)
     shuffle_tools: Literal["auto", "always", "never"] = _help("mix the order of each row's tools (T22)", "auto")
     max_seq_length: int = _help("longer rows are dropped and counted, never cut", 2048, low=2)

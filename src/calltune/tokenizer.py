@@ -23,18 +23,29 @@ class Tokenizer:
     template: str | None = None
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.inner.encode(text, add_special_tokens=False)
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and, for each, the half-open range of characters that it stands for."""
-        encoded = self.inner(text, add_special_tokens=False, return_offsets_mapping=True)
-        return encoded["input_ids"], [tuple(pair) for pair in encoded["offset_mapping"]]
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        return encoded.ids, encoded.offsets
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each, on all cores."""
+        return [encoded.ids for encoded in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_many_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        found = self._backend.encode_batch(texts, add_special_tokens=False)
+        return [(encoded.ids, encoded.offsets) for encoded in found]
+
+    @property
+    def _backend(self) -> Any:
+        """The fast tokenizer itself: transformers' way to it costs a quarter of the time on texts of a row."""
+        return self.inner.backend_tokenizer
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = True) -> str:
-        text: str = self.inner.decode(
-            list(ids), skip_special_tokens=not keep_special, clean_up_tokenization_spaces=False
-        )
+        text: str = self._backend.decode(list(ids), skip_special_tokens=not keep_special)
         return text
 
     def has_token(self, text: str) -> bool:
@@ -68,6 +79,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"the tokenizer in {folder} has no fast form, which the loss spans need",
             next_step="save it once with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)",
         )
+    inner.backend_tokenizer.no_truncation()  # some tokenizer.json files bring a limit
+    inner.backend_tokenizer.no_padding()
     return Tokenizer(inner, frozenset(_stop_ids(folder, inner)), _template(inner))
 
 

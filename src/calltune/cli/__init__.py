@@ -29,6 +29,7 @@ COMMANDS = {
     "chat": "talk with a model or run in the terminal",
     "preview": "show what is trained in a row of data",
     "check": "find what is wrong with data, and repair what can be repaired without loss",
+    "prepare": "make data that trains of several sources: check, repair, split, change, record",
     "parse": "read calls, plan and content from raw model text",
     "doctor": "this machine, its BLAS, GPU and memory; what to install; what fits",
     "fetch": "bring a built-in model into the cache",

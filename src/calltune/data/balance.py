@@ -38,10 +38,12 @@ class Balance:
         if self.single >= ENOUGH and self.first > FIRST_LIMIT * self.single:
             share = f"{self.first / self.single:.0%} of the rows with one call"
             expected = "any order: a model that takes the first tool looks trained; shuffle the tools"
-            found.append(Problem("right_tool_first", share, expected, "/tools"))
+            found.append(Problem("right_tool_first", share, expected, "/tools", severity="warning"))
         if self.rows >= ENOUGH and not self.without_call:
             expected = "rows that no tool can serve, or the model learns to call always"
-            found.append(Problem("no_row_without_call", f"{self.rows} rows, each with a call", expected))
+            found.append(
+                Problem("no_row_without_call", f"{self.rows} rows, each with a call", expected, severity="warning")
+            )
         return found
 
 

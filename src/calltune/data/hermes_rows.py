@@ -18,14 +18,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from calltune.data.messages import Reading, role_and_text
+from calltune.data.messages import ROLE_NAMES, Reading, role_and_text
+from calltune.data.tool_rows import read_tool_list, tool_items
 from calltune.errors import InputError
 from calltune.formats import hermes
-from calltune.formats.literals import balanced_end, read_value
-from calltune.schema import Message, Role, Tool, read_tools
+from calltune.formats.literals import balanced_end, is_whole_text, read_value
+from calltune.schema import Message, Role, Tool
 
 TOOLS_BLOCK = re.compile(r"<tools>\s*(?=[\[{])")
 RESPONSE = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
+MARKS = ("<tool_call>", "<think>", "<tool_response>", "<tools>")
 TAGS = r"<(\w+)>\s*</\1>"
 # The sentences of the public prompts around a tools block; what is not in this list is the author's own.
 EXPLANATIONS = [
@@ -54,15 +56,23 @@ EXPLANATIONS = [
 
 
 def has_markup(messages: list[Any]) -> bool:
-    """Whether tools, calls, results or plans stand in the text."""
-    marks = ("<tool_call>", "<think>", "<tool_response>", "<tools>")
-    texts = (m.get("content", m.get("value")) for m in messages if isinstance(m, Mapping))
-    return any(isinstance(text, str) and any(mark in text for mark in marks) for text in texts)
+    """Whether tools, calls, results or plans stand in the text; in a user's own words only results count."""
+    for item in messages:
+        if not isinstance(item, Mapping):
+            continue
+        text = item.get("content", item.get("value"))
+        if isinstance(text, str) and "<" in text:
+            role = ROLE_NAMES.get(str(item.get("role", item.get("from"))).lower())
+            marks = ("<tool_response>",) if role == "user" else MARKS
+            if any(mark in text for mark in marks):
+                return True
+    return False
 
 
 def read_hermes(messages: list[Any], path: str, reading: Reading) -> None:
     """Reads the messages (and the tools of the system text) into `reading`. `path`: pointer of the list."""
     for i, item in enumerate(messages):
+        reading.at += [i - 1] * (len(reading.messages) - len(reading.at))
         found = role_and_text(item, f"{path}/{i}", reading)
         if found is None:
             continue
@@ -76,12 +86,15 @@ def read_hermes(messages: list[Any], path: str, reading: Reading) -> None:
             reading.messages.append(_assistant(text, place, reading))
         else:
             reading.messages += _results(role, text, item.get("name"))
+    reading.at += [len(messages) - 1] * (len(reading.messages) - len(reading.at))
 
 
 def _assistant(text: str, place: str, reading: Reading) -> Message:
     reply = hermes.parse(text)
     for call in reply.calls:
         reading.calls.append((place, call))
+        if "\\u" in text and not is_whole_text(call.arguments):
+            reading.problem("bad_text", call.raw, "no lone surrogate (half a character)", place)
         if call.error:
             reading.problem("unreadable_call", call.raw, call.error, place)
     for error in reply.errors:
@@ -107,12 +120,20 @@ def _system(text: str, place: str, reading: Reading) -> str:
 def _tools_block(text: str, start: int, place: str, reading: Reading) -> tuple[tuple[Tool, ...], int]:
     """The tools from `start` on (one list, or objects one after the other) and the index of the end."""
     tools: list[Tool] = []
+    close = text.find("</tools>", start)
+    if text[start] == "[" and close > 0:  # nearly always all of it; a mark inside a string is seen below
+        try:
+            items = tool_items(read_value(text[start:close]), place)
+            return read_tool_list(items, place, reading.add_tool), close
+        except (ValueError, InputError):
+            pass
     while text[start : start + 1] in ("[", "{"):
         try:
             end = balanced_end(text, start)
             if end is None:
                 raise ValueError("brackets or quotes that do not close")
-            tools += read_tools(read_value(text[start:end]), place)
+            items = tool_items(read_value(text[start:end]), place)
+            tools += read_tool_list(items, place, reading.add_tool)
         except InputError as error:
             reading.problems += error.problems
         except ValueError as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from calltune.data.tool_rows import ToolFound, placed
 from calltune.errors import Problem
 from calltune.schema import Conversation, Message, Role, Tool, ToolCall, shorten
 
@@ -22,6 +23,7 @@ ROLE_NAMES: dict[str, Role] = {
     "function": "tool",
     "ipython": "tool",
     "observation": "tool",
+    "tool_response": "tool",
 }
 
 
@@ -31,6 +33,7 @@ class Reading:
 
     `calls` are all calls with their JSON pointers. `repairs` are problems that reading has already put
     right without loss (an arguments text in Python's quotes): `check` reports them, training need not mind.
+    `schema`: why calls cannot be judged by the schemas of the tools.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -38,6 +41,14 @@ class Reading:
     calls: list[tuple[str, ToolCall]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     repairs: list[Problem] = field(default_factory=list)
+    schema: list[Problem] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)  # of each message its place in the row, where they differ
+
+    def add_tool(self, found: ToolFound, path: str) -> None:
+        """Notes what was found of one tool, at its place."""
+        self.problems += placed(found.problems, path)
+        self.repairs += placed(found.repairs, path)
+        self.schema += placed(found.schema, path)
 
     def problem(self, kind: str, found: Any, expected: str, path: str) -> None:
         self.problems.append(Problem(kind, shorten(found), expected, path))

@@ -17,14 +17,16 @@ from typing import Any
 from calltune.data.messages import Reading, role_and_text, text_of
 from calltune.errors import Problem
 from calltune.formats import hermes
-from calltune.formats.literals import read_value
+from calltune.formats.literals import is_whole_text, read_json, read_value
 from calltune.schema import Message, ToolCall, shorten
 
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
-def has_structured_calls(messages: list[Any]) -> bool:
-    return any(isinstance(m, Mapping) and (m.get("tool_calls") or m.get("function_call")) for m in messages)
+def is_structured(messages: list[Any]) -> bool:
+    """Whether calls or plans stand in keys of their own, not in the text."""
+    keys = ("tool_calls", "function_call", *THINKING_KEYS)
+    return any(isinstance(m, Mapping) and any(m.get(key) for key in keys) for m in messages)
 
 
 def read_openai(messages: list[Any], path: str, reading: Reading) -> None:
@@ -90,20 +92,35 @@ def _arguments(value: Any, path: str, reading: Reading) -> dict[str, Any] | None
     if value is None or (isinstance(value, str) and not value.strip()):
         return {}
     given = value
+    plain = True  # an object, or an object's JSON text
     for _ in range(2):  # some sets encode the text twice
         if isinstance(value, str):
             try:
-                value = read_value(value)
+                value, plain = _read(value, plain)
             except ValueError as error:
                 reading.problem("unreadable_call", given, f"arguments as a JSON object; they are {error}", path)
                 return None
     if not isinstance(value, Mapping):
         reading.problem("unreadable_call", given, "arguments as a JSON object", path)
         return None
-    if isinstance(given, str) and not _is_json_object(given):
+    if isinstance(given, str) and "\\u" in given and not is_whole_text(value):
+        reading.problem("bad_text", given, "no lone surrogate (half a character)", path)
+        return None
+    if not plain:
         found = Problem("not_json", shorten(given), json.dumps(value, ensure_ascii=False), path)
         reading.repairs.append(found)
     return dict(value)
+
+
+def _read(text: str, plain: bool) -> tuple[Any, bool]:
+    """The value of an arguments text, and whether it is an object's JSON. Raises ValueError."""
+    try:
+        value = read_json(text)
+    except ValueError:
+        return read_value(text), False
+    if not isinstance(value, dict):
+        return value, False
+    return value, plain and ("\n" not in text or _is_json_object(text))
 
 
 def _is_json_object(text: str) -> bool:

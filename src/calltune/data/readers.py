@@ -12,16 +12,22 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from calltune.data.files import Row
+from calltune.data.foreign_rows import bfcl, pair, sharegpt, xlam
+from calltune.data.forms import MESSAGE_COLUMNS, TOOL_COLUMNS, Turns, guess_form, message_column, own_path
+from calltune.data.glaive_rows import glaive
 from calltune.data.hermes_rows import has_markup, read_hermes
 from calltune.data.messages import Reading, raw_text
-from calltune.data.openai_rows import has_structured_calls, read_openai
-from calltune.data.sources import Row, Source, sources_of
+from calltune.data.openai_rows import read_openai
+from calltune.data.sources import Source, sources_of
+from calltune.data.tool_rows import read_tool_list, tool_items
+from calltune.data.toolace_rows import toolace
 from calltune.errors import InputError, Problem
-from calltune.schema import Conversation, ToolCall, find_tool, read_tools, shorten, validate_call
+from calltune.schema import Conversation, ToolCall, find_tool, shorten, validate_call
 
-MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
-TOOL_COLUMNS = ("tools", "functions")
-PAIR = {"prompt": "user", "completion": "assistant"}
+TURNS: Mapping[str, Callable[[Mapping[str, Any], Reading], Turns | None]] = {
+    "xlam": xlam, "bfcl": bfcl, "glaive": glaive, "toolace": toolace, "sharegpt": sharegpt, "pair": pair,
+}  # fmt: skip
 MAX_PROBLEMS = 1000  # told of one file; the rest is counted
 
 
@@ -30,7 +36,8 @@ class RowReading:
     """What became of one row: a conversation, or None with `problems`.
 
     `calls` are its calls with their JSON pointers; `repairs` say what reading put right without loss;
-    `value` is the row as it stood in the source (None where it was no JSON).
+    `value` is the row as it stood in the source (None where it was no JSON), `form` one of FORMS, `schema` why
+    calls cannot be judged by the tools' schemas; `places` and `at` are what `path` needs.
     """
 
     line: int
@@ -39,6 +46,14 @@ class RowReading:
     repairs: tuple[Problem, ...] = ()
     calls: tuple[tuple[str, ToolCall], ...] = ()
     value: Any = None
+    form: str = ""
+    schema: tuple[Problem, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
+    at: tuple[int, ...] = ()
+
+    def path(self, i: int) -> str:
+        """JSON pointer of the message `i` of the conversation, as it stands in the row."""
+        return own_path(f"/messages/{self.at[i] if self.at else i}", self.places)
 
 
 def read_conversations(
@@ -47,19 +62,24 @@ def read_conversations(
     part: str = "train",
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    form: str | None = None,
     on_problem: Callable[[Problem], None] | None = None,
 ) -> Iterator[Conversation]:
     """The conversations of one part of a source, streamed in its order.
 
     `source`: see `sources.sources_of`; a single file or list is the part `train`. `columns` renames columns
     (`{"messages": "dialog", "tools": "api_list"}`, also `prompt`, `completion` and `text`); `limit` reads that
-    many rows. Rows that cannot be read are not yielded; their problems go to `on_problem`, or are raised together
-    as one InputError after the last row. A source without a row is an InputError in any case.
+    many rows; `form` is one of FORMS, in place of the guess. Rows that cannot be read are not yielded; their
+    problems go to `on_problem`, or are raised together as one InputError after the last row. A source without a
+    row is an InputError in any case.
     """
     parts = sources_of(source)
     if part not in parts:
         raise InputError(f"the data has no part {part}", next_step=f"it has: {', '.join(parts)}")
-    return _conversations(parts[part], columns, limit, on_problem)
+    chosen = parts[part]
+    how: dict[str, Any] = {"columns": columns or chosen.columns, "form": form or chosen.form}
+    how["limit"] = limit if limit is not None else chosen.limit
+    return _conversations(replace(chosen, **how), on_problem)
 
 
 def load_conversations(
@@ -68,29 +88,26 @@ def load_conversations(
     part: str = "train",
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    form: str | None = None,
     on_problem: Callable[[Problem], None] | None = None,
 ) -> list[Conversation]:
     """`read_conversations` as a list. Raises InputError with all problems of the part."""
-    rows = read_conversations(source, part=part, columns=columns, limit=limit, on_problem=on_problem)
-    return list(rows)
+    how: dict[str, Any] = {"part": part, "columns": columns, "limit": limit, "form": form, "on_problem": on_problem}
+    return list(read_conversations(source, **how))
 
 
 def load_splits(source: Any, *, columns: Mapping[str, str] | None = None) -> dict[str, list[Conversation]]:
     """The parts of a folder, data set or mapping: `train`, `valid` (also named validation, val, dev) and
     `test`, as far as they exist. A single file is `{"train": [...]}`. Raises InputError."""
-    splits = {part: list(_conversations(s, columns, None, None)) for part, s in sources_of(source).items()}
+    found = {part: replace(s, columns=columns or s.columns) for part, s in sources_of(source).items()}
+    splits = {part: list(_conversations(part_source, None)) for part, part_source in found.items()}
     return {part: rows for part, rows in splits.items() if rows}
 
 
-def _conversations(
-    source: Source,
-    columns: Mapping[str, str] | None,
-    limit: int | None,
-    on_problem: Callable[[Problem], None] | None,
-) -> Iterator[Conversation]:
+def _conversations(source: Source, on_problem: Callable[[Problem], None] | None) -> Iterator[Conversation]:
     problems: list[Problem] = []
     count = bad = 0
-    for reading in readings(source, columns=columns, limit=limit):
+    for reading in readings(source):
         count += 1
         if reading.conversation is not None:
             yield reading.conversation
@@ -113,89 +130,92 @@ def empty(source: Source) -> InputError:
     return InputError(f"{source.name} is empty", problems=[problem])
 
 
-def readings(
-    source: Source, *, columns: Mapping[str, str] | None = None, limit: int | None = None
-) -> Iterator[RowReading]:
+def readings(source: Source) -> Iterator[RowReading]:
     """What became of every row of a source, good or bad, in its order."""
-    for row in islice(source.rows(), limit):
-        yield replace(read_row(row, source.name, columns), value=row.value)
+    for row in islice(source.rows(), source.limit):
+        yield replace(read_row(row, source.name, source.columns, source.form), value=row.value)
 
 
-def read_row(row: Row, file: str = "memory", columns: Mapping[str, str] | None = None) -> RowReading:
-    """Reads one row; never raises for what it holds."""
+def read_row(
+    row: Row, file: str = "memory", columns: Mapping[str, str] | None = None, form: str | None = None
+) -> RowReading:
+    """Reads one row; never raises for what it holds. `form`: one of FORMS, in place of the guess."""
+    file = row.file or file
     if row.problem is not None:
         return RowReading(row.line, problems=(row.problem,))
     if isinstance(row.value, Conversation):
         return _given(row.value, row.line, file)
     if not isinstance(row.value, Mapping):
-        return _failed(row.line, Problem("bad_row", type(row.value).__name__, "an object", row=row.line))
+        return _failed(row.line, Problem("bad_row", type(row.value).__name__, "an object"))
     value = dict(row.value)
     for ours, theirs in (columns or {}).items():
         if theirs in value:
             value[ours] = value.pop(theirs)
-    if _is_text(value):
+    form = form or guess_form(value)
+    if form == "text":
         return _text_row(value, row.line, file)
-    reading = Reading()
-    messages, used = _turns(value, reading)
-    if reading.problems:
-        return _failed(row.line, *reading.problems)
-    tool_column = _read_tool_column(value, reading)
-    read = read_hermes if has_markup(messages) and not has_structured_calls(messages) else read_openai
-    read(messages, f"/{used[0]}", reading)
-    if used == tuple(PAIR):
-        _point_at_pair(reading)
+    reading = Reading(repairs=[row.repair] if row.repair else [])
+    try:
+        return _with_turns(value, form, reading, row.line, file)
+    except RecursionError:
+        return _failed(row.line, Problem("too_deep", "lists and objects inside each other", "a flatter row"))
+
+
+def _with_turns(value: dict[str, Any], form: str, reading: Reading, line: int, file: str) -> RowReading:
+    turns = _turns(value, form, reading)
+    if turns is None or reading.problems:
+        return replace(_failed(line, *reading.problems), form=form)
+    if turns.tools is None:
+        turns.used |= _read_tool_column(value, reading)
+    else:
+        reading.tools = read_tool_list(turns.tools, "/tools", reading.add_tool)
+    marked = form in ("hermes", "pair") and has_markup(turns.messages)
+    (read_hermes if marked else read_openai)(turns.messages, "/messages", reading)
     _check_offered(reading)
+    if turns.places:
+        _put_in_place(reading, turns)
     if reading.problems:
-        return _failed(row.line, *reading.problems)
+        return replace(_failed(line, *reading.problems), form=form)
     conversation = Conversation(
         tuple(reading.messages),
         reading.tools,
-        _identity(value.get("id"), file, row.line),
-        _meta(value, messages, {*used, tool_column, "id", "meta"}),
+        _identity(value.get("id"), file, line),
+        _meta(value, turns.messages, turns.used | {"id", "meta"}),
     )
-    repairs = tuple(_placed(p, row.line) for p in reading.repairs)
-    return RowReading(row.line, conversation, (), repairs, tuple(reading.calls))
+    repairs = tuple(_placed(problem, line) for problem in reading.repairs)
+    schema = tuple(_placed(problem, line) for problem in reading.schema)
+    calls, places = tuple(reading.calls), tuple(turns.places)
+    return RowReading(line, conversation, (), repairs, calls, None, form, schema, places, tuple(reading.at))
 
 
-def _turns(value: Mapping[str, Any], reading: Reading) -> tuple[list[Any], tuple[str, ...]]:
-    """The turns of a row and the columns they stand in; what is wrong is noted in `reading`."""
-    column = next((name for name in MESSAGE_COLUMNS if value.get(name) is not None), None)
-    if column is None and all(value.get(name) is not None for name in PAIR):
-        for name in PAIR:
-            if not isinstance(value[name], str):
-                reading.problem("bad_content", value[name], "text", f"/{name}")
-        return [{"role": role, "content": value[name]} for name, role in PAIR.items()], tuple(PAIR)
+def _turns(value: Mapping[str, Any], form: str, reading: Reading) -> Turns | None:
+    """The turns of a row in OpenAI's form; what is wrong is noted in `reading`."""
+    if form in TURNS:
+        turns = TURNS[form](value, reading)
+        if turns is None:
+            reading.problem("wrong_form", f"columns {', '.join(map(str, value)) or 'none'}", f"a row of {form}", "")
+        elif not turns.messages and not reading.problems:
+            reading.problem("no_messages", "no message in it", "at least one message", "")
+        return turns
+    column = message_column(value)
     messages = value.get(column) if column else None
     if column is not None and isinstance(messages, list) and messages:
-        return messages, (column,)
+        places = [] if column == "messages" else [("/messages", f"/{column}")]
+        return Turns(messages, None, {column}, places)
     found = f"columns {', '.join(map(str, value)) or 'none'}" if column is None else "no message in it"
     expected = f"a list of messages in `{'` or `'.join(MESSAGE_COLUMNS[:2])}`"
     if column is None:
-        expected += ", or `prompt` and `completion`, or `text`"
+        expected += ", or the columns of another form that is read here"
     reading.problems.append(Problem("no_messages", found, expected, f"/{column}" if column else ""))
-    return [], ()
+    return None
 
 
-def _point_at_pair(reading: Reading) -> None:
-    """Paths of a row of prompt and completion, which was read as two messages, as they are in the row."""
-
-    def own(path: str) -> str:
-        for i, name in enumerate(PAIR):
-            path = path.replace(f"/prompt/{i}/content", f"/{name}", 1)
-        return path
-
-    reading.calls = [(own(path), call) for path, call in reading.calls]
-    reading.problems = [replace(problem, path=own(problem.path)) for problem in reading.problems]
-
-
-def _is_text(value: Mapping[str, Any]) -> bool:
-    """Whether a row is raw text: in the column `text`, without turns, or as `Conversation.to_openai` wrote it."""
-    if value.get("messages") == []:
-        meta = value.get("meta")
-        return isinstance(meta, Mapping) and isinstance(meta.get("text"), str)
-    turns = any(value.get(name) is not None for name in MESSAGE_COLUMNS)
-    pair = all(value.get(name) is not None for name in PAIR)
-    return value.get("text") is not None and not turns and not pair
+def _put_in_place(reading: Reading, turns: Turns) -> None:
+    """Paths of messages that were made from other columns, as they are in the row."""
+    reading.calls = [(own_path(path, turns.places), call) for path, call in reading.calls]
+    for name in ("problems", "repairs", "schema"):
+        found = [replace(problem, path=own_path(problem.path, turns.places)) for problem in getattr(reading, name)]
+        setattr(reading, name, found)
 
 
 def _text_row(value: Mapping[str, Any], line: int, file: str) -> RowReading:
@@ -208,7 +228,7 @@ def _text_row(value: Mapping[str, Any], line: int, file: str) -> RowReading:
         return _failed(line, Problem("bad_content", shorten(value["text"]), "text", "/text"))
     if not text.strip():
         return _failed(line, Problem("no_text", "an empty text", "some text", "/text"))
-    return RowReading(line, conversation)
+    return RowReading(line, conversation, form="text")
 
 
 def _given(conversation: Conversation, line: int, file: str) -> RowReading:
@@ -237,15 +257,17 @@ def _placed(problem: Problem, line: int) -> Problem:
     return replace(problem, row=line)
 
 
-def _read_tool_column(value: Mapping[str, Any], reading: Reading) -> str | None:
+def _read_tool_column(value: Mapping[str, Any], reading: Reading) -> set[str]:
     """Reads the tools that stand in a column of their own; returns its name."""
     column = next((name for name in TOOL_COLUMNS if value.get(name) is not None), None)
-    if column is not None:
-        try:
-            reading.tools = read_tools(value[column], f"/{column}")
-        except InputError as error:
-            reading.problems += error.problems
-    return column
+    if column is None:
+        return set()
+    try:
+        items = tool_items(value[column], f"/{column}")
+        reading.tools = read_tool_list(items, f"/{column}", reading.add_tool)
+    except InputError as error:
+        reading.problems += error.problems
+    return {column}
 
 
 def _check_offered(reading: Reading) -> None:
@@ -262,7 +284,7 @@ def _identity(own: Any, file: str, line: int) -> str:
     return str(own) if usable else f"{file}:{line}"
 
 
-def _meta(value: Mapping[str, Any], messages: list[Any], used: set[str | None]) -> dict[str, Any]:
+def _meta(value: Mapping[str, Any], messages: list[Any], used: set[str]) -> dict[str, Any]:
     """The row's own `meta`, its other columns, and its role names where they are not the standard ones."""
     own = value.get("meta")
     meta = dict(own) if isinstance(own, Mapping) else {} if own is None else {"meta": own}

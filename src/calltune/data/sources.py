@@ -1,23 +1,21 @@
 """Where rows come from: JSON, JSON Lines (also gzipped) and Parquet files, folders of parts, memory, the hub.
 
-A source gives raw rows with their 1-based line, in order, as a stream; what a line holds is read in
-`readers.py`.
+A source gives raw rows with their 1-based line, in order, as a stream; files are read in `files.py`, what a
+row holds in `readers.py`.
 """
 
 from __future__ import annotations
 
-import gzip
 import importlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from calltune.data.arrow import dataset_rows, is_dataset, parquet_rows
+from calltune.data.files import Row, file_rows, kind_of_file, memory_row
 from calltune.errors import InputError, Problem
-from calltune.formats.literals import read_json
 from calltune.schema import shorten
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -33,29 +31,24 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row as it stands in its source: the value, or the problem that kept it from being read."""
-
-    line: int
-    value: Any = None
-    problem: Problem | None = None
-
-
-@dataclass(frozen=True)
 class Source:
-    """A named stream of rows; `rows()` starts it anew. `name` is the FILE of `FILE:LINE`."""
+    """A named stream of rows; `rows()` starts it anew. `name` is the FILE of `FILE:LINE`. The rest says how its
+    rows are read: their form (None: guessed), columns of other names, and how many."""
 
     name: str
     items: Any
+    form: str | None = None
+    columns: Mapping[str, str] | None = None
+    limit: int | None = None
 
     def rows(self) -> Iterator[Row]:
         if isinstance(self.items, Path):
             if self.items.suffix != ".parquet":
-                return _file_rows(self.items)
+                return file_rows(self.items)
             items = parquet_rows(self.items)
         else:
             items = dataset_rows(self.items) if is_dataset(self.items) else self.items
-        return (Row(i, item) for i, item in enumerate(items, start=1))
+        return (memory_row(i, item) for i, item in enumerate(items, start=1))
 
 
 def sources_of(source: Any) -> dict[str, Source]:
@@ -70,7 +63,7 @@ def sources_of(source: Any) -> dict[str, Source]:
             return _folder(path)
         if path.is_file():
             return {"train": Source(path.name, _known(path))}
-        if _kind(path) not in SUFFIXES and isinstance(source, str) and HUB_NAME.fullmatch(source):
+        if kind_of_file(path) not in SUFFIXES and isinstance(source, str) and HUB_NAME.fullmatch(source):
             return _hub(source)
         raise _missing(path)
     if isinstance(source, Mapping):
@@ -81,14 +74,8 @@ def sources_of(source: Any) -> dict[str, Source]:
     return {"train": Source("memory", source)}
 
 
-def _kind(path: Path) -> str:
-    """`.jsonl` of `x.jsonl` and of `x.jsonl.gz`."""
-    inner = Path(path.stem).suffix
-    return inner if path.suffix == ".gz" and inner != ".parquet" else path.suffix
-
-
 def _known(path: Path) -> Path:
-    if _kind(path) in SUFFIXES:
+    if kind_of_file(path) in SUFFIXES:
         return path
     problem = Problem(
         "unknown_file", str(path), f"a file that ends in {', '.join(SUFFIXES)} (the JSON kinds also with .gz)"
@@ -97,7 +84,11 @@ def _known(path: Path) -> Path:
 
 
 def _missing(path: Path) -> InputError:
-    near = sorted(p.name for p in path.parent.iterdir() if _kind(p) in SUFFIXES)[:8] if path.parent.is_dir() else []
+    near = (
+        sorted(p.name for p in path.parent.iterdir() if kind_of_file(p) in SUFFIXES)[:8]
+        if path.parent.is_dir()
+        else []
+    )
     step = f"files there: {', '.join(near)}" if near else "check the path"
     return InputError(f"there is no {path}", problems=[Problem("missing_file", str(path))], next_step=step)
 
@@ -106,7 +97,7 @@ def _folder(path: Path) -> dict[str, Source]:
     found: dict[str, list[Path]] = {}
     for file in sorted(path.iterdir()):
         part = PARTS.get(file.name.split(".")[0])
-        if part and _kind(file) in SUFFIXES:
+        if part and kind_of_file(file) in SUFFIXES:
             found.setdefault(part, []).append(file)
     problems = [
         Problem("two_files_for_one_part", ", ".join(f.name for f in files), f"one file for {part}")
@@ -149,60 +140,3 @@ def _hub(name: str) -> dict[str, Source]:
         known = {key: rows for key, rows in loaded.items() if str(key) in PARTS}
         return {part: Source(name, s.items) for part, s in _parts(known or loaded, name).items()}
     return {"train": Source(name, loaded)}
-
-
-def _open(path: Path) -> IO[bytes]:
-    try:
-        if path.suffix == ".gz":
-            return cast(IO[bytes], gzip.open(path, "rb"))
-        return path.open("rb")
-    except OSError as error:
-        problem = Problem("unreadable_file", f"{path}: {error.strerror or error}")
-        raise InputError(f"{path} cannot be read", problems=[problem]) from None
-
-
-def _file_rows(path: Path) -> Iterator[Row]:
-    """JSON Lines are streamed; a `.json` file may hold one list, one object, or JSON Lines all the same."""
-    with _open(path) as file:
-        try:
-            if _kind(path) == ".json":
-                yield from _json_rows(file.read())
-            else:
-                yield from _line_rows(file)
-        except (OSError, EOFError) as error:
-            problem = Problem("unreadable_file", f"{path}: {error}")
-            raise InputError(f"{path} cannot be read", problems=[problem]) from None
-
-
-def _json_rows(content: bytes) -> Iterator[Row]:
-    whole = _read_row(1, content)
-    if whole.problem is None and isinstance(whole.value, list):
-        yield from (Row(i, item) for i, item in enumerate(whole.value, start=1))
-    elif whole.problem is not None and content.lstrip()[:1] == b"{" and b"\n" in content.strip():
-        yield from _line_rows(content.split(b"\n"))
-    elif content.strip():
-        yield whole
-
-
-def _line_rows(lines: Iterable[bytes]) -> Iterator[Row]:
-    """A row a line; blank lines are skipped but counted (T13)."""
-    for number, line in enumerate(lines, start=1):
-        if line.strip() not in (b"", b"\xef\xbb\xbf"):
-            yield _read_row(number, line)
-
-
-def _read_row(number: int, line: bytes) -> Row:
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        value = read_json(text)
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # a lone half of a surrogate pair is no text
-        return Row(number, value)
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start} is not UTF-8"
-        return Row(number, problem=Problem("bad_encoding", found, "UTF-8 text", row=number))
-    except UnicodeEncodeError:
-        problem = Problem("bad_text", "a lone surrogate (half a character)", "Unicode text", row=number)
-        return Row(number, problem=problem)
-    except ValueError as error:
-        return Row(number, problem=Problem("bad_json", str(error), "one JSON object a line", row=number))

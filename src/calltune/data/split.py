@@ -1,15 +1,24 @@
-"""Seeded splits into train, valid and test."""
+"""Splits into train, valid and test by what rows say, so that they stay where they are when rows are added.
+
+Every row (or tool, or phrasing) has a rank that its content and the seed decide. The test part are those of the
+lowest ranks, then comes valid. `stable`: the shares are limits of the rank itself, so that no row ever changes its
+part; sizes are then near the shares. Otherwise the sizes are exact, and when rows are added only a few at the limits
+move.
+"""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from calltune.data.phrasing import content_key, phrasing, rank
 from calltune.errors import InputError, Problem
 from calltune.schema import Conversation
+
+By = Literal["row", "tool", "phrasing"]
+TRAIN, VALID, TEST = range(3)
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,16 @@ def split_rows(
     test: float = 0.1,
     valid: float = 0.05,
     seed: int = 0,
-    by: Literal["row", "tool"] = "row",
+    by: By = "row",
+    *,
+    stable: bool = False,
 ) -> Split:
-    """Splits at random: `ceil(share x rows)` rows are test and valid, the rest is train.
+    """Splits at random by content; `ceil(share x rows)` rows are test and valid, the rest is train, unless `stable`.
 
-    3,570 rows with test=0.1, valid=0 give 3,213 and 357. `by="tool"`: tools are held out at random until
-    the rows that call at least one of them are the test share; those rows are the test part, and in the
-    other parts held-out tools are not even offered. Rows without a call are split by row. Raises InputError.
+    3,570 rows with test=0.1, valid=0 give 3,213 and 357. `by="tool"`: tools are held out until the rows that call at
+    least one of them are the test share; those rows are the test part, and in the other parts held-out tools are not
+    even offered. Rows without a call are split by row. `by="phrasing"`: rows of one wording stay together. Raises
+    InputError.
     """
     problems = [
         Problem("bad_share", f"{name}={share}", "0 up to, but not, 1")
@@ -44,19 +56,17 @@ def split_rows(
         problems.append(Problem("bad_share", f"test + valid = {test + valid:g}", "less than 1"))
     if problems:
         raise InputError("the data cannot be split so", problems=problems)
-    rng = random.Random(seed)
     if by == "tool":
-        return _by_tool(conversations, test, valid, rng)
-    sizes = [_size(test, len(conversations)), _size(valid, len(conversations))]
-    if conversations and sum(sizes) >= len(conversations):
+        return _by_tool(conversations, test, valid, seed, stable)
+    if by == "phrasing":
+        parts = _grouped([phrasing(c) for c in conversations], test, valid, seed, stable)
+    else:
+        parts = _ranked([rank(seed, content_key(c)) for c in conversations], test, valid, stable)
+    if conversations and TRAIN not in parts:
         problem = Problem("too_few_rows", f"{len(conversations)} rows", "at least one row left for training")
         step = "give more rows, or --test 0 --valid 0"
         raise InputError("the data cannot be split so", problems=[problem], next_step=step)
-    order = list(range(len(conversations)))
-    rng.shuffle(order)
-    in_test, in_valid = set(order[: sizes[0]]), set(order[sizes[0] : sum(sizes)])
-    parts = [2 if i in in_test else 1 if i in in_valid else 0 for i in range(len(order))]
-    train, valid_rows, test_rows = (_of(conversations, parts, part) for part in range(3))
+    train, valid_rows, test_rows = (_of(conversations, parts, part) for part in (TRAIN, VALID, TEST))
     return Split(train, valid_rows, test_rows)
 
 
@@ -68,31 +78,97 @@ def _of(conversations: Sequence[Conversation], parts: Sequence[int], part: int) 
     return tuple(c for c, own in zip(conversations, parts, strict=True) if own == part)
 
 
-def _by_tool(conversations: Sequence[Conversation], test: float, valid: float, rng: random.Random) -> Split:
+def _ranked(ranks: Sequence[float], test: float, valid: float, stable: bool) -> list[int]:
+    """The part of each row by its rank alone, or by its place among all."""
+    if stable:
+        return [TEST if r < test else VALID if r < test + valid else TRAIN for r in ranks]
+    sizes = [_size(test, len(ranks)), _size(valid, len(ranks))]
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    parts = [TRAIN] * len(ranks)
+    for place, i in enumerate(order[: sum(sizes)]):
+        parts[i] = TEST if place < sizes[0] else VALID
+    return parts
+
+
+def _grouped(groups: Sequence[str], test: float, valid: float, seed: int, stable: bool) -> list[int]:
+    """Rows of one group stay together; groups in the order of their ranks fill test, then valid."""
+    sizes: dict[str, int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    ranks = {group: rank(seed, group) for group in sizes}
+    if stable:
+        chosen = dict(zip(ranks, _ranked(list(ranks.values()), test, valid, True), strict=True))
+        return [chosen[group] for group in groups]
+    order = sorted(ranks, key=ranks.__getitem__)
+    chosen, filled = dict.fromkeys(order, TRAIN), 0
+    for part, wanted in ((TEST, _size(test, len(groups))), (VALID, _size(valid, len(groups)))):
+        filled, begin = 0, len([g for g in order if chosen[g] != TRAIN])
+        for group in order[begin:-1]:  # the last one trains
+            if filled >= wanted:
+                break
+            chosen[group] = part
+            filled += sizes[group]
+    return [chosen[group] for group in groups]
+
+
+def _by_tool(conversations: Sequence[Conversation], test: float, valid: float, seed: int, stable: bool) -> Split:
     called = [{call.name for m in c.messages for call in m.calls} for c in conversations]
-    rows_of: dict[str, set[int]] = {name: set() for name in sorted(set().union(*called))}
+    held, known = _held_out(called, test, seed)
+    ranks = [rank(seed, content_key(c)) for c in conversations]
+    parts = [TEST if (names & held if names else r < test) else TRAIN for names, r in zip(called, ranks, strict=True)]
+    rest = [i for i, part in enumerate(parts) if part == TRAIN]
+    if conversations and (not rest or _size(valid, len(conversations)) >= len(rest)):
+        problem = Problem("too_few_rows", f"{len(conversations)} rows, {known} tools")
+        step = "the rows share too few tools to hold some out; split by row"
+        raise InputError("the data cannot be split by tool", problems=[problem], next_step=step)
+    # a rank of its own: those of rows without a call that are left begin at `test`
+    own = {i: rank(seed + 1, content_key(conversations[i])) for i in rest}
+    if stable:
+        chosen = [i for i in rest if own[i] < valid]
+    else:
+        chosen = sorted(rest, key=own.__getitem__)[: _size(valid, len(conversations))]
+    for i in chosen:
+        parts[i] = VALID
+    train, valid_rows, test_rows = (_of(conversations, parts, part) for part in (TRAIN, VALID, TEST))
+    return Split(_without(train, held), _without(valid_rows, held), test_rows, tuple(sorted(held)))
+
+
+def _held_out(called: Sequence[set[str]], test: float, seed: int) -> tuple[set[str], int]:
+    """The tools of the lowest ranks, until the rows that call one are the test share; and the number of tools."""
+    rows_of: dict[str, set[int]] = {}
     for i, names in enumerate(called):
         for name in names:
-            rows_of[name].add(i)
-    tools = list(rows_of)
-    rng.shuffle(tools)
+            rows_of.setdefault(name, set()).add(i)
     wanted = test * sum(map(bool, called))
     held: set[str] = set()
     reached: set[int] = set()
-    while tools and len(reached) < wanted:
-        held.add(tools[-1])
-        reached |= rows_of[tools.pop()]
-    parts = [2 if (names & held if names else rng.random() < test) else 0 for names in called]
-    rest = [i for i, part in enumerate(parts) if part == 0]
-    if conversations and (not rest or _size(valid, len(conversations)) >= len(rest)):
-        problem = Problem("too_few_rows", f"{len(conversations)} rows, {len(held) + len(tools)} tools")
-        step = "the rows share too few tools to hold some out; split by row"
-        raise InputError("the data cannot be split by tool", problems=[problem], next_step=step)
-    for i in rng.sample(rest, _size(valid, len(conversations))):
-        parts[i] = 1
-    train, valid_rows, test_rows = (_of(conversations, parts, part) for part in range(3))
-    return Split(_without(train, held), _without(valid_rows, held), test_rows, tuple(sorted(held)))
+    for name in sorted(rows_of, key=lambda name: rank(seed, name)):
+        if len(reached) >= wanted:
+            break
+        held.add(name)
+        reached |= rows_of[name]
+    return held, len(rows_of)
 
 
 def _without(conversations: Sequence[Conversation], held: set[str]) -> tuple[Conversation, ...]:
     return tuple(replace(c, tools=tuple(t for t in c.tools if t.name not in held)) for c in conversations)
+
+
+# ---- leaks between the parts ------------------------------------------------------------------------------------
+
+
+def leaks_between(split: Split, by: By, like: Callable[[Conversation], Sequence[int]]) -> Mapping[int, str]:
+    """Rows of train that say what a row of valid or test says: index in train -> why. `like`: keys that
+    near-duplicates share. With `by="phrasing"` also rows of a wording that a held-out row has."""
+    held = [*split.valid, *split.test]
+    keys = {key for c in held for key in like(c)}
+    wordings = {phrasing(c) for c in held} if by == "phrasing" else set()
+    found: dict[int, str] = {}
+    for i, conversation in enumerate(split.train):
+        if keys.intersection(like(conversation)):
+            found[i] = "says nearly the same as a held-out row"
+        elif wordings and phrasing(conversation) in wordings:
+            found[i] = "is worded as a held-out row"
+        elif set(split.held_out) & {t.name for t in conversation.tools}:
+            found[i] = "offers a held-out tool"
+    return found

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from calltune.errors import InputError
 
@@ -87,15 +88,23 @@ def check_writable(folder: Path, need_bytes: int = 0) -> None:
 
 def atomic_write(path: Path | str, data: bytes | str) -> Path:
     """Write a file whole or not at all; text is UTF-8. Raises InputError where the disk refuses."""
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+    return Path(path)
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[IO[bytes]]:
+    """Yield a file to write; it becomes `path` when the block ends without an error, else nothing is left of it.
+    Raises InputError where the disk refuses; an error of the block passes through."""
     path = Path(path)
-    content = data.encode() if isinstance(data, str) else data
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(_file_mode())
@@ -106,7 +115,6 @@ def atomic_write(path: Path | str, data: bytes | str) -> Path:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-    return path
 
 
 @contextmanager

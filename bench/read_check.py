@@ -1,0 +1,141 @@
+"""How fast rows are read and checked without a model, what is kept of each, and how fast they are rendered.
+
+    python bench/read_check.py                           100,000 rows made from the built-in tools
+    python bench/read_check.py rows.jsonl --rows 20000   the rows of a file, again and again with other ids
+    python bench/read_check.py --model smollm2-135m      also rendering, beside the tokenizer alone
+
+Beside it stands `datasets.load_dataset` and `datasets.map` with a function that does nothing but count calls, where
+that package is installed. Results go to standard output as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from calltune.builtin import builtin_data
+from calltune.data.check import Checker
+from calltune.data.readers import load_conversations, readings
+from calltune.data.sources import Source
+
+
+def lines_of(path: Path | None, count: int) -> Iterator[str]:
+    """`count` rows as JSON text, each with an id and a word of its own."""
+    if path is None:
+        rows: list[dict[str, Any]] = [row.to_openai() for row in builtin_data(sizes=(2000, 10, 10)).train]
+    else:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for i, row in enumerate(islice(cycle(rows), count)):
+        messages = [m | {"content": f"{m['content']} ({i})"} if m["role"] == "user" else m for m in row["messages"]]
+        yield json.dumps(row | {"id": f"row {i}", "messages": messages}, ensure_ascii=False)
+
+
+def memory() -> int:
+    """The largest resident set so far, in bytes (Linux gives kilobytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def check_rate(path: Path, count: int) -> dict[str, Any]:
+    checker, started, before = Checker(), time.perf_counter(), memory()
+    statuses: dict[str, int] = {}
+    for checked in checker.check(Source(path.name, path)):
+        statuses[checked.status] = statuses.get(checked.status, 0) + 1
+    seconds = time.perf_counter() - started
+    kept = checker.ids.nbytes + checker.alike.nbytes
+    return {
+        "rows_per_second": round(count / seconds),
+        "statuses": statuses,
+        "bytes_kept_a_row": round(kept / count, 1),
+        "memory_growth_mb": round((memory() - before) / 1e6, 1),
+    }
+
+
+def read_rate(path: Path, count: int) -> dict[str, Any]:
+    started = time.perf_counter()
+    assert sum(1 for _ in readings(Source(path.name, path))) == count
+    return {"rows_per_second": round(count / (time.perf_counter() - started))}
+
+
+def datasets_rate(path: Path, count: int) -> dict[str, Any] | None:
+    """`datasets` on the same file: loading it, and a map that counts calls."""
+    try:
+        import datasets
+    except ImportError:
+        return None
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            started = time.perf_counter()
+            rows = datasets.load_dataset("json", data_files=str(path), cache_dir=cache)["train"]
+            loaded = time.perf_counter()
+            rows.map(lambda row: {"calls": sum(len(m.get("tool_calls") or ()) for m in row["messages"])})
+        except Exception as error:  # its types do not bend to every set
+            return {"failed": f"{type(error).__name__}: {str(error)[:160]}"}
+        done = time.perf_counter()
+    return {
+        "load_rows_per_second": round(count / (loaded - started)),
+        "map_rows_per_second": round(count / (done - loaded)),
+        "both_rows_per_second": round(count / (done - started)),
+    }
+
+
+def render_rate(path: Path, model: str, count: int = 2000) -> dict[str, Any]:
+    """Tokens a second of rendering, and of the tokenizer alone on the same texts."""
+    from calltune.cli.measuring import lengths_for
+    from calltune.render import render_all
+
+    lengths = lengths_for(model, 1 << 20)
+    template, tokenizer = lengths.template, lengths.tokenizer
+    rows = load_conversations(path, limit=count)
+    render_all(rows[:1], template, tokenizer)
+    started = time.perf_counter()
+    examples = render_all(rows, template, tokenizer)
+    seconds = time.perf_counter() - started
+    texts = [tokenizer.decode(list(example.ids)) for example in examples]
+    started = time.perf_counter()
+    plain = sum(len(tokenizer.encode(text)) for text in texts)
+    alone = time.perf_counter() - started
+    tokens = sum(map(len, examples))
+    return {
+        "tokens_per_second": round(tokens / seconds),
+        "tokenizer_alone": round(plain / alone),
+        "ratio": round((tokens / seconds) / (plain / alone), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows_file", nargs="?", type=Path, help="a .jsonl file in place of made rows")
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--model", help="also measure rendering with this model's tokenizer")
+    parser.add_argument("--no-datasets", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for line in lines_of(args.rows_file, args.rows):
+                file.write(f"{line}\n")
+        result: dict[str, Any] = {
+            "rows": args.rows,
+            "megabytes": round(path.stat().st_size / 1e6),
+            "cores": os.cpu_count(),
+        }
+        result["check"] = check_rate(path, args.rows)
+        result["read"] = read_rate(path, args.rows)
+        if not args.no_datasets:
+            result["datasets"] = datasets_rate(path, args.rows)
+        if args.model:
+            result["render"] = render_rate(path, args.model)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
