@@ -1,13 +1,14 @@
 """Patterns that make requests of clauses: `{A}, and then {b}.`, `Could you {a} for me?`
 
 A pattern is an opening with a middle and an ending. Each whole pattern belongs to train, valid or test by a hash
-of its text (as values do, data/slots.py), so no pattern of a test request occurs in training, while every
-opening is heard with one clause and with two: a model that has heard "I need you to" with one only takes it
-for a sign of one.
+of its words (as values do, data/slots.py), so no pattern of a test request occurs in training, while every
+opening is met with one clause and with two: a model that has met "I need you to" with one only takes it for a
+sign of one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 
@@ -54,8 +55,14 @@ MIDDLES = (
     " & ",
 )
 SECOND_SENTENCES = ("", "Then ", "After that, ", "Also, ", "Next, ", "Please ", "And ")
-LISTS = ("Two things: {a}, and {b}.", "First {a}, then {b}.", "Do both, please: {a} and {b}.", "I want two things: {a} and {b}.",
-         "When you are done with this: {a}, do that: {b}.", "Help me with these: {a}, and {b}.")  # fmt: skip
+LISTS = (
+    "Two things: {a}, and {b}.",
+    "First {a}, then {b}.",
+    "Do both, please: {a} and {b}.",
+    "I want two things: {a} and {b}.",
+    "When you are done with this: {a}, do that: {b}.",
+    "Help me with these: {a}, and {b}.",
+)
 
 
 def _one_clause() -> Iterable[str]:
@@ -73,8 +80,10 @@ def _two_clauses() -> Iterable[str]:
 
 
 def _by_part(patterns: Iterable[str]) -> Mapping[Part, tuple[str, ...]]:
-    found = list(dict.fromkeys(patterns))
-    return {part: tuple(pattern for pattern in found if part_of(pattern) == part) for part in PARTS}
+    """Patterns that differ only in marks and capitals are one, so they stay in one part."""
+    found = list(patterns)
+    parts = [part_of(" ".join(re.findall(r"[\w']+", pattern.lower()))) for pattern in found]
+    return {part: tuple(p for p, own in zip(found, parts, strict=True) if own == part) for part in PARTS}
 
 
 WRAPS = _by_part(_one_clause())  # one clause as a request; {A} with a capital letter
