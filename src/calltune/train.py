@@ -27,7 +27,6 @@ from calltune.render import Example
 from calltune.runs import Run, RunWriter
 from calltune.settings import TrainSettings
 
-
 LOOK_AHEAD = 8  # updates whose rows go through the frozen trunk together
 
 

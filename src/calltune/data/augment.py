@@ -284,7 +284,7 @@ def combined(first: Conversation, second: Conversation, rng: random.Random) -> C
         return None
     request = Message("user", rng.choice(JOINS).format(A=asked[0], B=asked[1]))
     listed = tuple(tools.values())
-    plan = None if first.messages[-1].thinking is None else call_plan(calls, listed)
+    plan = None if first.messages[-1].thinking is None else call_plan(calls)
     meta = {"category": "parallel", "augmented": ["combine"]}
     messages = (*first.messages[:-2], request, Message("assistant", "", plan, calls))
     return Conversation(messages, listed, f"{first.id}+{second.id}", meta)

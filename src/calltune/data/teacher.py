@@ -159,7 +159,7 @@ def _row(item: Any, tool: Tool, tools: Sequence[Tool], think: bool) -> Conversat
     squeezed = squeeze(request)
     if not all(is_said(value, squeezed) for _, value in values_of(call.arguments, tool.parameters, "")):
         return "value_not_in_dialogue"
-    plan = call_plan([call], tools) if think else None
+    plan = call_plan([call]) if think else None
     messages = (Message("user", request), Message("assistant", "", plan, (call,)))
     return Conversation(messages, tuple(tools), None, {"category": "call", "tool": tool.name, "teacher": True})
 
