@@ -14,7 +14,7 @@ from calltune.batching import common_prefix, make_batch
 from calltune.engine.adapter import AdapterSettings, add_adapter, trained_arrays
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.optim import Stepper, make
-from calltune.engine.step import Plan, Speed, batch_losses, loss_and_grad, plan_step
+from calltune.engine.step import Plan, Speed, batch_losses, loss_and_grad, plan_step, store_trunk
 from calltune.render import Example, render_all
 from calltune.template import choose_template
 
@@ -257,3 +257,43 @@ def test_dropout_leaves_the_shared_prefix_out_and_says_so(folders):
     plan = plan_step(loaded.model, common_prefix(examples_of(loaded)), Speed(), loaded.vocabulary, dropout=0.05)
     assert not plan.prefix
     assert any("dropout" in note for note in plan.notes)
+
+
+def test_rows_run_through_the_trunk_together_give_the_losses_of_rows_alone(folders):
+    loaded = adapted(folders[ARCHS[0]], AdapterSettings(num_layers=1, rank=4, keys=("all",)))
+    examples = examples_of(loaded, 6)
+    prefix = common_prefix(examples)
+    alone, together = (plan_step(loaded.model, prefix, Speed(), loaded.vocabulary, dropout=0.0) for _ in range(2))
+    batch = make_batch(examples, range(6), len(prefix))
+    with together.context():
+        store_trunk(together, examples, range(6))
+        assert sorted(together.rows) == [("train", i) for i in range(6)]
+        kept = dict(together.rows)
+        store_trunk(together, examples, range(6))  # nothing is missing, so nothing runs again
+        assert all(together.rows[key] is kept[key] for key in kept)
+        found = batch_losses(together, batch)
+    with alone.context():
+        expected = batch_losses(alone, batch)
+    np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_the_trunk_store_keeps_to_its_limit(folders):
+    loaded = adapted(folders[ARCHS[0]], AdapterSettings(num_layers=1, rank=4, keys=("all",)))
+    examples = examples_of(loaded)
+    plan = plan_step(loaded.model, (), Speed(trunk_bytes=0), loaded.vocabulary, dropout=0.0)
+    store_trunk(plan, examples, range(len(examples)))
+    assert not plan.rows and plan.stored_bytes == 0
+
+
+def test_muon_moves_every_matrix_by_a_fifth_of_the_rate_and_leaves_vectors_to_adam():
+    optimizer = make("muon", 0.0)
+    optimizer.learning_rate = 1e-2
+    wide, tall = mx.random.normal((8, 64), key=mx.random.key(0)), mx.random.normal((64, 8), key=mx.random.key(1))
+    before = {"wide": mx.zeros((8, 64)), "tall": mx.zeros((64, 8)), "vector": mx.zeros((64,))}
+    after = optimizer.apply_gradients({"wide": wide, "tall": tall * 1e3, "vector": mx.ones((64,))}, before)
+    for name in ("wide", "tall"):
+        # orthogonal: every direction moves alike, whatever the gradient's size was
+        spread = np.linalg.svd(np.array(after[name]), compute_uv=False)
+        assert spread.max() < 2.2 * spread.min()
+        assert float(mx.sqrt(mx.mean(after[name] ** 2))) == pytest.approx(0.2e-2, rel=0.25)
+    np.testing.assert_allclose(np.array(after["vector"]), -1e-2, rtol=1e-3)
