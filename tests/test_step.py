@@ -14,7 +14,7 @@ from calltune.batching import common_prefix, make_batch
 from calltune.engine.adapter import AdapterSettings, add_adapter, trained_arrays
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.optim import Stepper, make
-from calltune.engine.step import Plan, Speed, batch_losses, loss_and_grad, plan_step, store_trunk
+from calltune.engine.step import Plan, Speed, batch_losses, forget_trunk, loss_and_grad, plan_step, store_trunk
 from calltune.render import Example, render_all
 from calltune.template import choose_template
 
@@ -272,6 +272,8 @@ def test_rows_run_through_the_trunk_together_give_the_losses_of_rows_alone(folde
         store_trunk(together, examples, range(6))  # nothing is missing, so nothing runs again
         assert all(together.rows[key] is kept[key] for key in kept)
         found = batch_losses(together, batch)
+        forget_trunk(together, range(6))
+        assert not together.rows and together.stored_bytes == 0
     with alone.context():
         expected = batch_losses(alone, batch)
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)

@@ -39,10 +39,10 @@ from calltune.train import train
 
 DEMO_SETTINGS = TrainSettings(
     model="smollm2-135m", data="builtin:assistant", epochs=1, batch_size=16, num_layers=8, rank=16, scale=4.0,
-    keys=("all",), optimizer="muon", learning_rate=1.5e-2, warmup=0.1, steps_per_eval=0, steps_per_report=5,
+    keys=("all",), optimizer="muon", learning_rate=7e-3, warmup=0.1, steps_per_eval=0, steps_per_report=5,
     val_batches=1,
 )  # fmt: skip
-QUICK_SIZES = (400, 16, 56)  # train, valid, test rows
+QUICK_SIZES = (640, 16, 64)  # train, valid, test rows
 BEFORE_TOKENS = 64  # the untrained model rambles: longer answers cost minutes and change no verdict
 AFTER_TOKENS = 160
 BATCH_SIZE = 48

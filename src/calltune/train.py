@@ -19,7 +19,7 @@ from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoc
 from calltune.engine import optim
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.load import LoadedModel, load
-from calltune.engine.step import Plan, Speed, pieces_of, plan_step, store_trunk
+from calltune.engine.step import Plan, Speed, forget_trunk, pieces_of, plan_step, store_trunk
 from calltune.errors import CannotFinish, InputError
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
@@ -147,11 +147,13 @@ class Loop:
         lengths = [len(e) for e in examples]
         cursor = plan_training(lengths, self.settings.batch_size, self.settings.seed)
         groups = [[next(cursor)[1] for _ in range(self.settings.grad_accumulation)] for _ in range(self.total)]
+        last_use = {i: update for update, group in enumerate(groups) for batch in group for i in batch}
         for update, group in enumerate(groups):
             if update % LOOK_AHEAD == 0:
                 ahead = [i for other in groups[update : update + LOOK_AHEAD] for batch in other for i in batch]
                 store_trunk(self.plan, examples, ahead)
             yield [make_batch(examples, indices, len(self.plan.prefix)) for indices in group]
+            forget_trunk(self.plan, [i for batch in group for i in batch if last_use[i] == update])
 
     def check(self, result: optim.Result) -> None:
         if not math.isfinite(result.loss):

@@ -289,6 +289,13 @@ def store_trunk(plan: Plan, examples: Sequence[Example], indices: Sequence[int],
             _trunk_states(plan, piece, part)
 
 
+def forget_trunk(plan: Plan, indices: Sequence[int], part: str = "train") -> None:
+    """Free the stored states of rows that are not needed again."""
+    for index in indices:
+        if (states := plan.rows.pop((part, index), None)) is not None:
+            plan.stored_bytes -= states.nbytes
+
+
 def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
     """What enters the lowest trained layer, (B, T, D): from the store, computed first where it is missing.
 
