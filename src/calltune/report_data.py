@@ -74,6 +74,7 @@ class Report:
     method: tuple[str, ...] = ()
     command: str = ""
     created: str = ""
+    suite: Mapping[str, Any] = field(default_factory=dict)  # of a benchmark: its figures by its own rules
 
     @cached_property
     def after(self) -> dict[str, Any]:
@@ -129,6 +130,7 @@ class Report:
             "method": self.method,
             "command": self.command,
             "created": self.created,
+            "suite": self.suite or None,
             "curves": self.curves,
             "examples": [case.to_dict() for case in self.examples],
             "failures": [case.to_dict() for case in self.failures],
