@@ -185,7 +185,11 @@ def mcnemar(before: Sequence[Verdict], after: Sequence[Verdict]) -> float:
     Only cases whose verdict changed count: under equality each goes either way like a fair coin.
     Raises ValueError when the two do not hold the same ids once each.
     """
-    gained, lost = changes(before, after)
+    return mcnemar_p(*changes(before, after))
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """The same, given how many cases changed either way."""
     n = gained + lost
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
     p: float = 2 * tail / 2**n

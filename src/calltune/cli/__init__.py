@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "teach a model to call your functions",
     "eval": "let a model or run answer test rows and score the answers",
     "score": "verdicts on calls that were made already, by the rules of a benchmark",
+    "compare": "two evaluations case by case: is the second worse beyond noise?",
     "call": "one reply to one request",
     "chat": "talk with a model or run in the terminal",
     "preview": "show what is trained in a row of data",
