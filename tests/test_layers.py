@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine",),  # everything that touches MLX
     ("lengths", "prepare", "runs"),
     ("train", "caller", "generate", "tasks"),  # run the model
-    ("report", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
+    ("report", "report_breakdown", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
     ("evaluate", "answers", "comparison", "preview", "serve", "agent", "export", "bench"),
     ("demo", "api"),
     ("cli", "__main__", "__init__"),  # doors

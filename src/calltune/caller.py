@@ -65,7 +65,7 @@ class Caller:
     ) -> list[Reply]:
         """Replies to many requests, in their order; prompts that start alike share that work. Long prompts run in
         smaller batches than `batch_size`, as memory grows with a batch's tokens."""
-        prompts = [prompt_ids(m, t, self.template, self.loaded.tokenizer) for m, t in requests]
+        prompts = self._prompts(requests)
         replies: dict[int, Reply] = {}
         for group, size in groups_of(prompts, batch_size):
 
@@ -77,6 +77,13 @@ class Caller:
             generate_batch(self.decoder, [prompts[i] for i in group], max_tokens=max_tokens, batch_size=size,
                            sampling=sampling, on_done=done)  # fmt: skip
         return [replies[i] for i in range(len(requests))]
+
+    def lengths(self, requests: Sequence[Request]) -> list[int]:
+        """The lengths of the prompts of requests in tokens."""
+        return [len(ids) for ids in self._prompts(requests)]
+
+    def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:
+        return [prompt_ids(m, t, self.template, self.loaded.tokenizer) for m, t in requests]
 
     def stream(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, max_tokens: int = 512,

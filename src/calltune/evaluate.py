@@ -70,8 +70,10 @@ def evaluate(
     kept = AnswerFile(folder / "predictions.jsonl") if folder else None
     after = answer_all(caller, questions, name="answers", kept=kept, **asked)
     clock.evaluation = time.perf_counter() - started
+    lengths = caller.lengths([(q.messages, q.tools) for q in questions])
     report = make_report(
-        f"{_title(caller)} on {_asked(suite, questions)}", caller, make_cases(questions, after, before),
+        f"{_title(caller)} on {_asked(suite, questions)}", caller,
+        make_cases(questions, after, before, lengths, Trained.of(run)),
         clock=clock, method=_method(max_tokens, rows, baseline, suite), command=command,
         data=suite_facts(suite, questions) if is_benchmark(suite) else _data_facts(rows, run),
     )  # fmt: skip
@@ -193,13 +195,41 @@ def blas_name() -> str:
 
 
 def make_cases(
-    questions: Sequence[Question], after: Sequence[Answer], before: Sequence[Answer] | None = None
+    questions: Sequence[Question],
+    after: Sequence[Answer],
+    before: Sequence[Answer] | None = None,
+    lengths: Sequence[int] | None = None,
+    trained: Trained | None = None,
 ) -> tuple[Case, ...]:
-    """Questions with the answers after and, on the same cases, before."""
+    """Questions with the answers after and, on the same cases, before. `lengths`: of the prompts in tokens."""
     return tuple(
-        Case(q.id, q.category, request_of(q), q.expected, a, before[i] if before else None)
+        Case(q.id, q.category, request_of(q), q.expected, a, before[i] if before else None, len(q.tools),
+             lengths[i] if lengths else None, trained.had(q) if trained else None)
         for i, (q, a) in enumerate(zip(questions, after, strict=True))
-    )
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Which tools training had: those that all its rows offered, or all but those that were held out."""
+
+    names: frozenset[str] = frozenset()
+    held_out: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(run: Run | None) -> Trained | None:
+        if run is None:
+            return None
+        manifest = run.record.get("data", {}).get("manifest") or {}
+        found = Trained(frozenset(tool.name for tool in run.tools()), frozenset(manifest.get("held_out_tools", ())))
+        return found if found.names or found.held_out else None
+
+    def had(self, question: Question) -> bool | None:
+        """Whether training had all tools that are right; None where no call is, or where it cannot be known."""
+        names = {call.name for call in question.expected}
+        if not names or (question.case is not None and not self.names):
+            return None
+        return not names & self.held_out if self.held_out else names <= self.names
 
 
 def figures(answers: Sequence[Answer]) -> dict[str, Any]:

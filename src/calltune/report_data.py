@@ -35,7 +35,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Case:
-    """One request with the calls that would be right, and the answers (`before`: if there is a baseline)."""
+    """One request with the calls that would be right, and the answers (`before`: if there is a baseline).
+
+    `tools`: how many were on offer; `prompt_tokens`: of the prompt; `seen`: whether training had the tools that are
+    right. None where that is not known.
+    """
 
     id: str
     category: str
@@ -43,6 +47,9 @@ class Case:
     expected: tuple[ToolCall, ...]
     after: Answer
     before: Answer | None = None
+    tools: int | None = None
+    prompt_tokens: int | None = None
+    seen: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         row: dict[str, Any] = {"id": self.id, "category": self.category, "request": self.request}
