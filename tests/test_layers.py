@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
     ("schema", "progress", "jinja_env"),
     ("settings", "platform", "functions"),  # values and the machine: no MLX, no tokenizer
-    ("formats", "score", "score_bfcl", "compare"),  # text <-> calls, verdicts
+    ("formats", "score", "score_bfcl", "compare", "acceptable"),  # text <-> calls, verdicts
     ("data", "builtin"),  # rows
     ("tokenizer", "template", "render", "rendered", "batching", "grammar"),  # tokens and rows
     ("engine",),  # everything that touches MLX

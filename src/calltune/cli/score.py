@@ -7,13 +7,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calltune.errors import InputError
+
+if TYPE_CHECKING:
+    from calltune.tasks.bfcl import Scored
+    from calltune.tasks.predictions import Predictions
 
 EXAMPLE = """examples:
   calltune score --suite bfcl:simple_python predictions.jsonl
   calltune score --suite bfcl:single_turn predictions.jsonl --allow-missing --verdicts verdicts.jsonl
+  calltune score --suite own --data test.jsonl predictions.jsonl
 
 PREDICTIONS.jsonl has a line a case: {"id": ..., "calls": [{"name": ..., "arguments": {...}}]}; `calls` is [] for an
 answer without a call and null where none could be read. Scored by the rules of the official BFCL v4 checker
@@ -30,7 +35,8 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("predictions", metavar="PREDICTIONS.jsonl", type=Path, help="a line a case")
-    parser.add_argument("--suite", required=True, metavar="S", help="bfcl:CATEGORY or bfcl:GROUP")
+    parser.add_argument("--suite", required=True, metavar="S", help="bfcl:CATEGORY, bfcl:GROUP or own")
+    parser.add_argument("--data", metavar="F", help="with --suite own: the rows that hold the right answers")
     parser.add_argument("--names", choices=("dotted", "underscored"), default="dotted",
                         help="how the model was shown names with dots in them (default: dotted)")  # fmt: skip
     parser.add_argument("--allow-missing", action="store_true",
@@ -44,20 +50,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises InputError, after everything else was scored, for lines that could not be read."""
-    from calltune.data.bfcl import categories_of, read_cases
     from calltune.platform.paths import atomic_write
-    from calltune.tasks.bfcl import score_predictions
-    from calltune.tasks.predictions import read_predictions
 
-    categories = categories_of(args.suite)
-    predictions = read_predictions(args.predictions)
-    cases = read_cases(categories, args.benchmark)
-    scored = score_predictions(cases, predictions, args.names, allow_missing=args.allow_missing)
+    predictions, scored, count = scored_predictions(args)
     _warn(f"predictions for ids that are no case of {args.suite}, not scored", scored.unknown)
     _warn("further predictions for an id that had one already, not scored", list(predictions.duplicates.elements()))
     if scored.missing:
         how = "left out" if args.allow_missing else "counted as wrong"
-        print(f"warning: {scored.missing} of {len(cases)} cases have no prediction ({how})", file=sys.stderr)
+        print(f"warning: {scored.missing} of {count} cases have no prediction ({how})", file=sys.stderr)
     if args.verdicts:
         lines = [json.dumps(verdict.to_dict()) for verdict in scored.verdicts]
         atomic_write(args.verdicts, "".join(f"{line}\n" for line in lines))
@@ -73,6 +73,31 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{count} lines of {args.predictions} could not be read; the others were scored",
                          problems=predictions.problems, next_step=step)  # fmt: skip
     return 0
+
+
+def scored_predictions(args: argparse.Namespace) -> tuple[Predictions, Scored, int]:
+    """The predictions, the verdicts on them, and how many cases there are. Raises InputError."""
+    from calltune.data.bfcl import categories_of, read_cases
+    from calltune.tasks.bfcl import score_predictions
+    from calltune.tasks.predictions import read_predictions
+
+    if args.suite == "own":
+        from calltune.data.readers import load_conversations
+        from calltune.data.sources import sources_of
+        from calltune.tasks.own import score_own
+        from calltune.tasks.questions import questions_of
+
+        if args.data is None:
+            raise InputError("--suite own needs the rows with the right answers", next_step="add --data F")
+        predictions = read_predictions(args.predictions)
+        part = "test" if "test" in sources_of(args.data) else "train"
+        questions = questions_of(load_conversations(args.data, part=part))
+        return predictions, score_own(questions, predictions, allow_missing=args.allow_missing), len(questions)
+    categories = categories_of(args.suite)
+    predictions = read_predictions(args.predictions)
+    cases = read_cases(categories, args.benchmark)
+    scored = score_predictions(cases, predictions, args.names, allow_missing=args.allow_missing)
+    return predictions, scored, len(cases)
 
 
 def _warn(text: str, ids: Sequence[str]) -> None:

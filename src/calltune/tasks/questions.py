@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from calltune.acceptable import Acceptable, fitted, read_acceptable
 from calltune.errors import InputError
 from calltune.schema import Conversation, Message, Reply, Tool, ToolCall
 from calltune.score import Verdict, score_reply
@@ -25,11 +26,14 @@ class Question:
     tools: tuple[Tool, ...]
     expected: tuple[ToolCall, ...]
     case: BfclCase | None = field(default=None, compare=False)
+    acceptable: Acceptable = ()
 
     def verdict(self, reply: Reply) -> Verdict:
         if self.case is not None:
             return judge(self.case, reply, self.tools)
-        return score_reply(self.expected, reply, self.tools, id=self.id, category=self.category)
+        readable = [call for call in reply.calls if not call.error]
+        expected = fitted(self.expected, self.acceptable, readable, self.tools)
+        return score_reply(expected, reply, self.tools, id=self.id, category=self.category)
 
 
 def questions_of(rows: Sequence[Conversation], limit: int | None = None) -> list[Question]:
@@ -44,7 +48,9 @@ def questions_of(rows: Sequence[Conversation], limit: int | None = None) -> list
             seen[name] += 1  # ids are unique in a file of predictions (CONTRACT)
             id = name if seen[name] == 1 else f"{name}#{seen[name]}"
             category = str(row.meta.get("category") or _category(row.messages[i].calls))
-            found.append(Question(id, category, row.messages[:i], row.tools, row.messages[i].calls))
+            calls = row.messages[i].calls
+            also = read_acceptable(row, calls) if i == turns[-1] else ()
+            found.append(Question(id, category, row.messages[:i], row.tools, calls, acceptable=also))
     if not found:
         raise InputError("the rows hold nothing to score: no assistant turn answers a user's message",
                          next_step="give rows with the right answer as the last turn")  # fmt: skip
