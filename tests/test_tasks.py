@@ -17,9 +17,10 @@ from calltune.evaluate import evaluate
 from calltune.formats import get_format
 from calltune.platform.benchmarks import BFCL, is_fetched
 from calltune.render import prompt_ids
-from calltune.schema import Reply, ToolCall
+from calltune.schema import Reply, ToolCall, validate_call
 from calltune.score_bfcl import BfclCase, check_calls
 from calltune.tasks.bfcl import expected_calls, judge, tools_of
+from calltune.tasks.few_shot import EXAMPLES, with_examples
 from calltune.tasks.predictions import read_predictions
 from calltune.tasks.questions import bfcl_questions, questions_of
 from calltune.tasks.results import official_figures, result_text, write_results
@@ -249,3 +250,27 @@ def test_rows_are_judged_as_before():
     question = questions_of(weather_rows(1))[0]
     assert question.verdict(Reply(calls=(weather_call("Paris"),))).exact
     assert question.verdict(Reply(content="hi")).kind == "no_call"
+
+
+def test_the_few_shot_baseline_sees_examples_and_is_judged_alike(caller, tmp_path):
+    questions = bfcl_questions(CASES[:2])
+    shown = with_examples(questions)
+    assert [q.id for q in shown] == [q.id for q in questions] and shown[0].case is questions[0].case
+    text = caller.loaded.tokenizer.decode(
+        prompt_ids(shown[0].messages, shown[0].tools, caller.template, caller.loaded.tokenizer)
+    )
+    assert text.index("define_word") < text.index("hygge") < text.index(questions[0].messages[-1].content)
+    for example in EXAMPLES:
+        for call in example.calls:
+            assert validate_call(call, shown[0].tools) == []
+    report = evaluate(caller, suite="bfcl:simple_python", benchmark=DATA, baseline="few-shot", out=tmp_path, limit=2,
+                      max_tokens=3)  # fmt: skip
+    assert report.before["n"] == 2 and any("three worked examples" in said for said in report.method)
+
+
+def test_examples_follow_a_system_message():
+    case = next(c for c in CASES if c.messages[0]["role"] == "user")
+    system = BfclCase("s", "irrelevance", ({"role": "system", "content": "Be brief."}, *case.messages))
+    (shown,) = with_examples(bfcl_questions([system]))
+    assert [m.role for m in shown.messages[:2]] == ["system", "user"]
+    assert len(shown.messages) == len(EXAMPLES) + len(case.messages) + 1

@@ -23,6 +23,7 @@ from calltune.report_text import FIGURES
 from calltune.runs import Run, now
 from calltune.schema import Conversation
 from calltune.score import aggregate
+from calltune.tasks.few_shot import FEW_SHOT, with_examples
 from calltune.tasks.questions import Question, questions_of, request_of
 from calltune.tasks.results import official_figures, write_results
 from calltune.tasks.suites import SUITE_NOTES, is_benchmark, suite_facts, suite_questions
@@ -52,8 +53,9 @@ def evaluate(
 
     `rows` is whatever `calltune.read` reads; of a source with parts, the test part. `suite="bfcl:CATEGORY"` asks a
     benchmark instead, whose files `benchmark` may name. `baseline` answers the same cases first: `"base"` is the
-    run's own model without the adapter. With `out`, predictions.jsonl is written there as the answers come, so that
-    an interrupted call goes on when it is made again, and then the report. Raises InputError.
+    run's own model without the adapter, `"few-shot"` that model after worked examples. With `out`, predictions.jsonl
+    is written there as the answers come, so that an interrupted call goes on when it is made again, and then the
+    report. Raises InputError.
     """
     progress, clock = progress or Silent(), Clock.start()
     run, folder = _run_of(model), Path(out) if out is not None else None
@@ -64,11 +66,12 @@ def evaluate(
     if baseline is not None:  # first, so that only one model is in memory where `model` is a name
         progress.say(f"baseline: {baseline}")
         kept = AnswerFile(folder / "predictions.before.jsonl") if folder else None
-        caller = load_baseline(baseline, run, dtype)
-        before = answer_all(caller, questions, name="answers of baseline", kept=kept, **asked)
+        before = answers_before(
+            baseline, model, run, questions, dtype, name="answers of baseline", kept=kept, **asked
+        )
     caller = model if isinstance(model, Caller) else load(run or str(model), dtype=dtype)
     kept = AnswerFile(folder / "predictions.jsonl") if folder else None
-    after = answer_all(caller, questions, name="answers", kept=kept, **asked)
+    after = answer_all(caller, questions, **asked | {"name": "answers", "kept": kept})
     clock.evaluation = time.perf_counter() - started
     lengths = caller.lengths([(q.messages, q.tools) for q in questions])
     report = make_report(
@@ -117,6 +120,24 @@ def load_rows(source: Any, run: Run | None = None) -> list[Conversation]:
     return load_conversations(source, part="test" if "test" in sources_of(source) else "train")
 
 
+def answers_before(
+    baseline: str | Path | Run,
+    model: Caller | Run | str | Path,
+    run: Run | None,
+    questions: Sequence[Question],
+    dtype: Dtype,
+    **asked: Any,
+) -> list[Answer]:
+    """The baseline's answers. `"few-shot"`: those of the base model that was shown worked examples first."""
+    if baseline != FEW_SHOT:
+        return answer_all(load_baseline(baseline, run, dtype), questions, **asked)
+    base = (
+        load_baseline("base", run, dtype) if run else model if isinstance(model, Caller) else load(model, dtype=dtype)
+    )
+    answers = answer_all(base, with_examples(questions), **asked)
+    return [Answer(a.reply, q.verdict(a.reply)) for q, a in zip(questions, answers, strict=True)]
+
+
 def load_baseline(name: str | Path | Run, run: Run | None, dtype: Dtype = "auto") -> Caller:
     """A model or run to compare with; `"base"`: the run's model without its adapter, under the run's template."""
     if name != "base":
@@ -146,7 +167,8 @@ def _method(max_tokens: int, rows: Any, baseline: Any, suite: str | None = None)
     said = list(SUITE_NOTES) if is_benchmark(suite) else (
         [] if rows is not None else ["The rows were held out when the run was trained."])  # fmt: skip
     if baseline is not None:
-        said.append(f"Before: {'the same model without the adapter' if baseline == 'base' else baseline}.")
+        words = {"base": "the same model without the adapter", FEW_SHOT: "the base model after three worked examples"}
+        said.append(f"Before: {words.get(str(baseline), baseline)}.")
     return (*said, f"Answers are greedy (no sampling) and may be {max_tokens} tokens long.", *environment_note())
 
 
