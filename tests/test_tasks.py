@@ -17,7 +17,7 @@ from calltune.evaluate import evaluate
 from calltune.formats import get_format
 from calltune.platform.benchmarks import BFCL, is_fetched
 from calltune.render import prompt_ids
-from calltune.schema import Reply, ToolCall, validate_call
+from calltune.schema import Conversation, Message, Reply, ToolCall, validate_call
 from calltune.score_bfcl import BfclCase, check_calls
 from calltune.tasks.bfcl import expected_calls, judge, tools_of
 from calltune.tasks.few_shot import EXAMPLES, with_examples
@@ -274,3 +274,13 @@ def test_examples_follow_a_system_message():
     (shown,) = with_examples(bfcl_questions([system]))
     assert [m.role for m in shown.messages[:2]] == ["system", "user"]
     assert len(shown.messages) == len(EXAMPLES) + len(case.messages) + 1
+
+
+def test_prompts_beyond_the_context_are_told(caller):
+    report = evaluate(caller, suite="bfcl:simple_python", benchmark=DATA, limit=2, max_tokens=1)
+    assert not any("longer than" in said for said in report.method)
+    long = BfclCase("long", "irrelevance", ({"role": "user", "content": "word " * 4000},))
+    (question,) = bfcl_questions([long])
+    rows = [Conversation((*question.messages, Message("assistant", "No.")), (), "long")]
+    report = evaluate(caller, rows, max_tokens=1)
+    assert any("1 of 1 prompts" in said and "4,096 tokens" in said for said in report.method)

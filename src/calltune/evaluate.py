@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,7 +78,8 @@ def evaluate(
     report = make_report(
         f"{_title(caller)} on {_asked(suite, questions)}", caller,
         make_cases(questions, after, before, lengths, Trained.of(run)),
-        clock=clock, method=_method(max_tokens, rows, baseline, suite), command=command,
+        clock=clock, method=(*_method(max_tokens, rows, baseline, suite), *_too_long(caller, lengths, max_tokens)),
+        command=command,
         data=suite_facts(suite, questions) if is_benchmark(suite) else _data_facts(rows, run),
     )  # fmt: skip
     if is_benchmark(suite):
@@ -170,6 +172,17 @@ def _method(max_tokens: int, rows: Any, baseline: Any, suite: str | None = None)
         words = {"base": "the same model without the adapter", FEW_SHOT: "the base model after three worked examples"}
         said.append(f"Before: {words.get(str(baseline), baseline)}.")
     return (*said, f"Answers are greedy (no sampling) and may be {max_tokens} tokens long.", *environment_note())
+
+
+def _too_long(caller: Caller, lengths: Sequence[int], max_tokens: int) -> list[str]:
+    """A sentence about prompts that leave no room in the model's context. They are asked all the same."""
+    config = json.loads((caller.loaded.folder / "config.json").read_text(encoding="utf-8"))
+    context = (config.get("text_config") or config).get("max_position_embeddings")
+    count = sum(length + max_tokens > context for length in lengths) if isinstance(context, int) else 0
+    if not count:
+        return []
+    return [f"{count} of {len(lengths)} prompts with their answers are longer than the {context:,} tokens that the "
+            "model was made for; they were asked all the same."]  # fmt: skip
 
 
 def _data_facts(rows: Any, run: Run | None) -> dict[str, Any]:
