@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer, weather_rows
 
 from calltune.answers import AnswerFile, answer_all, prediction
 from calltune.caller import load
@@ -19,6 +19,7 @@ from calltune.platform.benchmarks import BFCL, is_fetched
 from calltune.render import prompt_ids
 from calltune.schema import Conversation, Message, Reply, ToolCall, validate_call
 from calltune.score_bfcl import BfclCase, check_calls
+from calltune.settings import TrainSettings
 from calltune.tasks.bfcl import expected_calls, judge, tools_of
 from calltune.tasks.few_shot import EXAMPLES, with_examples
 from calltune.tasks.predictions import read_predictions
@@ -26,6 +27,7 @@ from calltune.tasks.questions import bfcl_questions, questions_of
 from calltune.tasks.results import official_figures, result_text, write_results
 from calltune.template import choose_template
 from calltune.tokenizer import load_tokenizer
+from calltune.train import train
 
 DATA = Path(__file__).parent / "data" / "bfcl"
 CASES = read_cases(NON_LIVE + LIVE, DATA)
@@ -284,3 +286,18 @@ def test_prompts_beyond_the_context_are_told(caller):
     rows = [Conversation((*question.messages, Message("assistant", "No.")), (), "long")]
     report = evaluate(caller, rows, max_tokens=1)
     assert any("1 of 1 prompts" in said and "4,096 tokens" in said for said in report.method)
+
+
+def test_a_run_is_evaluated_in_its_own_folder_against_its_base(tmp_path, capsys):
+    model, run = tiny_model(tmp_path / "model"), tmp_path / "run"
+    settings = TrainSettings(model=str(model), out=str(run), num_layers=2, rank=2, iters=2)
+    train(settings, weather_rows(24))
+    flags = ["--benchmark", str(DATA), "--limit", "4", "--max-tokens", "3", "--baseline", "base"]
+    assert main(["eval", str(run), "--suite", "bfcl:live", *flags]) == 0
+    assert main(["eval", str(run), "--limit", "2", "--max-tokens", "3"]) == 0
+    capsys.readouterr()
+    document = json.loads((run / "eval" / "bfcl-live" / "report.json").read_text())
+    assert document["change"]["n"] == 4 and document["before"]["n"] == 4
+    assert document["curves"] and document["hashes"] and document["data"]["sha256"] == BFCL.sha256[:16]
+    assert json.loads((run / "eval" / "report.json").read_text())["suite"] is None
+    assert main(["compare", str(run / "eval" / "bfcl-live"), str(run / "eval" / "bfcl-live")]) == 0
