@@ -205,12 +205,17 @@ def test_an_interrupted_run_goes_on(caller, tmp_path):
         end.write('{"id": "simple_py')
     again = answer_all(Interrupted(99), questions, max_tokens=5, batch_size=2, kept=AnswerFile(path))
     assert asked == [7, 4] and again == whole
-    assert path.read_text() == (tmp_path / "whole.jsonl").read_text() and not file.state.exists()
+    assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+    # All are there until the whole evaluation is done, so that a finished baseline is not asked again.
+    assert answer_all(Interrupted(99), questions, max_tokens=5, kept=AnswerFile(path)) == whole
+    assert asked == [7, 4, 0]
+    file.forget()
+    assert not file.state.exists()
     # Another limit of tokens makes other answers: nothing of the old ones is taken.
     with pytest.raises(Stops):
         answer_all(Interrupted(3), questions, max_tokens=5, batch_size=2, kept=file)
     answer_all(Interrupted(99), questions, max_tokens=4, batch_size=2, kept=AnswerFile(path))
-    assert asked == [7, 4, 7, 7]
+    assert asked == [7, 4, 0, 7, 7]
 
 
 def test_a_prediction_with_half_a_character_is_kept(tmp_path, caller):
@@ -238,6 +243,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert scored["accuracy"] == told["suite"]["after"]["accuracy"] and scored["n"] == 3
     low = ["--fail-under", "call_exact_match=0.9"]
     assert main(["eval", model, "--suite", "bfcl:simple_python", *flags, *low]) == 1
+    assert "As the official tool counts:\nsimple_python  accuracy" in capsys.readouterr().out
     for wrong, words in ((["--suite", "bfcl:java"], "no category"), (["--suite", "bfcl:multi_turn"], "not covered"),
                          (["--suite", "bfcl:parallel", "--data", "x.jsonl"], "both --suite")):  # fmt: skip
         assert main(["eval", model, *wrong]) == 2

@@ -131,9 +131,12 @@ class AnswerFile:
             self.file.flush()
 
     def finish(self, questions: Sequence[Question], replies: Sequence[Reply]) -> None:
-        """All answers, in the order of the questions. What comes next is a run of its own."""
+        """All answers, in the order of the questions. They are still taken up if what follows is interrupted."""
         self.close()
         _write(self.path, questions, replies)
+
+    def forget(self) -> None:
+        """Everything is done: the same command asks anew."""
         self.state.unlink(missing_ok=True)
 
     def close(self) -> None:

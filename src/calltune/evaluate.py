@@ -63,16 +63,16 @@ def evaluate(
     questions = load_questions(suite, rows, run, limit, benchmark)
     asked: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
     started = time.perf_counter()
+    files = (
+        [AnswerFile(folder / name) for name in ("predictions.before.jsonl", "predictions.jsonl")] if folder else []
+    )
     before = None
     if baseline is not None:  # first, so that only one model is in memory where `model` is a name
         progress.say(f"baseline: {baseline}")
-        kept = AnswerFile(folder / "predictions.before.jsonl") if folder else None
-        before = answers_before(
-            baseline, model, run, questions, dtype, name="answers of baseline", kept=kept, **asked
-        )
+        asked |= {"name": "answers of baseline", "kept": files[0] if files else None}
+        before = answers_before(baseline, model, run, questions, dtype, **asked)
     caller = model if isinstance(model, Caller) else load(run or str(model), dtype=dtype)
-    kept = AnswerFile(folder / "predictions.jsonl") if folder else None
-    after = answer_all(caller, questions, **asked | {"name": "answers", "kept": kept})
+    after = answer_all(caller, questions, **asked | {"name": "answers", "kept": files[1] if files else None})
     clock.evaluation = time.perf_counter() - started
     lengths = caller.lengths([(q.messages, q.tools) for q in questions])
     report = make_report(
@@ -88,6 +88,8 @@ def evaluate(
         if is_benchmark(suite):
             write_results(folder / "bfcl_result", questions, [answer.reply for answer in after])
         write_report(folder, report)
+    for file in files:
+        file.forget()
     return report
 
 

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(args).items() if name in EvalSettings.__dataclass_fields__}
     settings = resolve(EvalSettings, flags, "the flags", "eval")
     from calltune.caller import find_run
+    from calltune.cli.score import figure_lines
     from calltune.evaluate import check_figures, check_thresholds, evaluate
     from calltune.platform.paths import check_writable
     from calltune.report import summary_lines
@@ -65,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
         document = {key: value for key, value in report.to_dict().items() if key not in LONG}
         print(json.dumps(document, ensure_ascii=False, indent=2))
     else:
-        print("\n".join([*summary_lines(report), "", f"written: {out / 'report.html'}, {out / 'predictions.jsonl'}"]))
+        lines = list(summary_lines(report))
+        if report.suite:
+            lines += ["", "As the official tool counts:", *figure_lines(report.suite["after"])]
+        print("\n".join([*lines, "", f"written: {out / 'report.html'}, {out / 'predictions.jsonl'}"]))
     check_thresholds(report.after, settings.fail_under)
     return 0
 
