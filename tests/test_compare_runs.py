@@ -56,6 +56,15 @@ def test_only_common_cases_count(evaluations, capsys):
     assert "no case in common" in capsys.readouterr().err
 
 
+def test_a_run_that_was_asked_benchmarks_only(evaluations, capsys):
+    a, b = evaluations("a", "1", below="eval/bfcl-live"), evaluations("b", "1")
+    assert main(["compare", a, b]) == 0
+    evaluations("a", "1", below="eval/bfcl-parallel")
+    assert main(["compare", a, b]) == 2
+    said = capsys.readouterr().err
+    assert "several suites" in said and "bfcl-live" in said and "bfcl-parallel" in said
+
+
 def test_what_is_no_evaluation(evaluations, tmp_path, capsys):
     a = evaluations("a", "1")
     (tmp_path / "bad.json").write_text('{"verdicts": [7]}')

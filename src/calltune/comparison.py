@@ -18,6 +18,11 @@ Verdicts = dict[str, tuple[str, bool]]  # id -> category, whether it was exact
 def read_verdicts(place: Path) -> Verdicts:
     """The verdicts of an evaluation's folder, a run's, or a report.json. Raises InputError."""
     files = [place] if place.is_file() else [place / name for name in PLACES if (place / name).is_file()]
+    suites = sorted(place.glob("eval/*/report.json"))  # of a run that was asked benchmarks only
+    if not files and len(suites) > 1:
+        raise InputError(f"{place} was evaluated on several suites",
+                         next_step=f"name one of: {', '.join(str(path.parent) for path in suites)}")  # fmt: skip
+    files = files or suites
     if not files:
         raise InputError(f"{place} holds no report.json", next_step="`calltune eval` writes one")
     try:
