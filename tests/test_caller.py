@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny import TOOLS, tiny_model, weather_rows
 
-from calltune.caller import load
+from calltune.caller import BATCH_TOKENS, groups_of, load
 from calltune.errors import InputError
 from calltune.schema import Message
 from calltune.settings import TrainSettings
@@ -69,3 +69,25 @@ def test_missing_places(tmp_path, monkeypatch):
             load(name)
     with pytest.raises(InputError, match=r"it has no config\.json"):
         load("mine")
+
+
+def test_long_prompts_run_in_smaller_batches():
+    same = [[7] * 90 + [i] for i in range(5)]
+    assert groups_of(same, 32) == [([0, 1, 2, 3, 4], 32)]
+    long = [7] * 90 + [9] * (BATCH_TOKENS // 8)
+    assert groups_of([*same, long, [7] * 90 + [9] * 2 * BATCH_TOKENS], 32) == [
+        ([0, 1, 2, 3, 4], 32),
+        ([5], 8),
+        ([6], 1),
+    ]
+    assert groups_of([], 4) == [] and groups_of([[1], [1]], 4) == [([0, 1], 4)]
+
+
+def test_groups_give_the_same_replies(tmp_path, monkeypatch):
+    caller = load(tiny_model(tmp_path))
+    requests = [(row.messages[:1], row.tools) for row in weather_rows(6)]
+    whole = caller.batch(requests, max_tokens=5)
+    seen = []
+    monkeypatch.setattr("calltune.caller.BATCH_TOKENS", 40)
+    parts = caller.batch(requests, max_tokens=5, on_reply=lambda i, reply: seen.append((i, reply)))
+    assert parts == whole and dict(seen) == dict(enumerate(whole))

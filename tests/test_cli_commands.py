@@ -175,11 +175,17 @@ def test_eval_of_a_run_takes_its_held_out_rows(place, capsys):
     out = capsys.readouterr().out
     assert "before" in out
     folder = Path(place.run) / "eval"
-    assert {p.name for p in folder.iterdir()} == {"predictions.jsonl", "report.json", "report.html", "report.md"}
+    assert {p.name for p in folder.iterdir()} == {
+        "predictions.jsonl",
+        "predictions.before.jsonl",
+        "report.json",
+        "report.html",
+        "report.md",
+    }
     rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     held = [json.loads(line) for line in (Path(place.run) / "test.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [row["id"] for row in held]
-    assert set(rows[0]) == {"id", "category", "calls", "errors", "thinking", "content", "raw"}
+    assert set(rows[0]) == {"id", "category", "calls", "errors", "thinking", "content", "raw", "truncated"}
     report = json.loads((folder / "report.json").read_text())
     assert report["n"] == len(rows)
     assert report["before"]["n"] == report["after"]["n"]

@@ -26,7 +26,8 @@ KINDS = (TrainSettings, EvalSettings, PrepareSettings)
 SETTINGS = {f.name.replace("_", "-"): f for kind in KINDS for f in dataclasses.fields(kind)}
 # Flags of commands that are no settings of a dataclass.
 OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume", "suite", "model", "limit", "yes",
-               "json", "format", "index", "dry-run", "quiet", "strict", "benchmark"}  # fmt: skip
+               "json", "format", "index", "dry-run", "quiet", "strict", "benchmark", "verdicts", "names",
+               "allow-missing", "level"}  # fmt: skip
 
 
 def load_script(name: str):

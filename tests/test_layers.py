@@ -17,14 +17,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
     ("schema", "progress", "jinja_env"),
     ("settings", "platform", "functions"),  # values and the machine: no MLX, no tokenizer
-    ("formats", "score", "compare"),  # text <-> calls, verdicts
+    ("formats", "score", "score_bfcl", "compare", "acceptable"),  # text <-> calls, verdicts
     ("data", "builtin"),  # rows
     ("tokenizer", "template", "render", "rendered", "batching", "grammar"),  # tokens and rows
     ("engine",),  # everything that touches MLX
     ("lengths", "prepare", "runs"),
     ("train", "caller", "generate", "tasks"),  # run the model
-    ("report", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
-    ("evaluate", "preview", "serve", "agent", "export", "bench"),
+    ("report", "report_breakdown", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
+    ("evaluate", "answers", "comparison", "preview", "serve", "agent", "export", "bench"),
     ("demo", "api"),
     ("cli", "__main__", "__init__"),  # doors
 )

@@ -19,6 +19,7 @@ from calltune.runs import Run, is_run, read_run
 from calltune.schema import Message, Reply, Tool
 from calltune.template import Template, choose_template
 
+BATCH_TOKENS = 32_768  # of prompts side by side: 32 of a thousand tokens
 Request = tuple[Sequence[Message], Sequence[Tool]]
 
 
@@ -62,18 +63,27 @@ class Caller:
         sampling: Sampling | None = None,
         on_reply: Callable[[int, Reply], None] | None = None,
     ) -> list[Reply]:
-        """Replies to many requests, in their order; prompts that start alike share that work."""
-        prompts = [prompt_ids(m, t, self.template, self.loaded.tokenizer) for m, t in requests]
+        """Replies to many requests, in their order; prompts that start alike share that work. Long prompts run in
+        smaller batches than `batch_size`, as memory grows with a batch's tokens."""
+        prompts = self._prompts(requests)
         replies: dict[int, Reply] = {}
+        for group, size in groups_of(prompts, batch_size):
 
-        def done(index: int, generated: Generated) -> None:
-            replies[index] = self.parse(generated)
-            if on_reply:
-                on_reply(index, replies[index])
+            def done(index: int, generated: Generated, group: Sequence[int] = group) -> None:
+                replies[group[index]] = self.parse(generated)
+                if on_reply:
+                    on_reply(group[index], replies[group[index]])
 
-        generate_batch(self.decoder, prompts, max_tokens=max_tokens, batch_size=batch_size,
-                       sampling=sampling, on_done=done)  # fmt: skip
+            generate_batch(self.decoder, [prompts[i] for i in group], max_tokens=max_tokens, batch_size=size,
+                           sampling=sampling, on_done=done)  # fmt: skip
         return [replies[i] for i in range(len(requests))]
+
+    def lengths(self, requests: Sequence[Request]) -> list[int]:
+        """The lengths of the prompts of requests in tokens."""
+        return [len(ids) for ids in self._prompts(requests)]
+
+    def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:
+        return [prompt_ids(m, t, self.template, self.loaded.tokenizer) for m, t in requests]
 
     def stream(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, max_tokens: int = 512,
@@ -100,6 +110,23 @@ class Caller:
         """A reply's text, as `stream` gives it, as a reply."""
         reply = get_format(self.template.format).parse(text, thinking_open=open_thinking)
         return replace(reply, truncated=truncated)
+
+
+def groups_of(prompts: Sequence[Sequence[int]], batch_size: int) -> list[tuple[list[int], int]]:
+    """(indices, batch size) of prompts that can run in batches of one size: the batches of like length that hold at
+    most BATCH_TOKENS beside the prefix that all share. Short ones are one group in their order."""
+    if not prompts:
+        return []
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))
+    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    groups: dict[int, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        own = max(1, len(prompt) - shared)
+        size = batch_size
+        while size > 1 and size * own > BATCH_TOKENS:
+            size //= 2
+        groups.setdefault(size, []).append(i)
+    return [(groups[size], size) for size in sorted(groups, reverse=True)]
 
 
 def load(name: str | Path | Run, *, dtype: Dtype = "auto", think: bool = True) -> Caller:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from calltune.answers import AnswerFile, answer_all, prediction, write_predictions
 from calltune.caller import Caller, find_run, load, make_caller
 from calltune.data.readers import load_conversations
 from calltune.data.sources import sources_of
@@ -18,19 +18,29 @@ from calltune.engine.load import load as load_model
 from calltune.errors import CheckFailed, InputError, Problem
 from calltune.platform.blas import blas_environment
 from calltune.platform.machine import machine
-from calltune.platform.paths import atomic_write
 from calltune.progress import Progress, Silent
 from calltune.report import Answer, Case, Report, write_report
 from calltune.report_text import FIGURES
 from calltune.runs import Run, now
-from calltune.schema import Conversation, Message, Reply, Tool, ToolCall
-from calltune.score import aggregate, score_reply
+from calltune.schema import Conversation
+from calltune.score import aggregate
+from calltune.tasks.few_shot import FEW_SHOT, with_examples
+from calltune.tasks.questions import Question, questions_of, request_of
+from calltune.tasks.results import official_figures, write_results
+from calltune.tasks.suites import SUITE_NOTES, is_benchmark, suite_facts, suite_questions
+
+__all__ = [
+    "Clock", "Question", "answer_all", "check_figures", "check_thresholds", "environment_note", "evaluate", "figures",
+    "load_baseline", "load_rows", "make_cases", "make_report", "prediction", "questions_of", "write_predictions",
+]  # fmt: skip
 
 
 def evaluate(
     model: Caller | Run | str | Path,
     rows: Any = None,
     *,
+    suite: str | None = None,
+    benchmark: str | Path | None = None,
     baseline: str | Path | Run | None = None,
     out: str | Path | None = None,
     limit: int | None = None,
@@ -42,30 +52,65 @@ def evaluate(
 ) -> Report:
     """Let a model or run answer `rows` (None: the run's held-out test rows) and score its answers.
 
-    `rows` is whatever `calltune.read` reads; of a source with parts, the test part. `baseline` answers the same
-    cases first: `"base"` is the run's own model without the adapter. With `out`, predictions.jsonl and the
-    report are written there. Raises InputError.
+    `rows` is whatever `calltune.read` reads; of a source with parts, the test part. `suite="bfcl:CATEGORY"` asks a
+    benchmark instead, whose files `benchmark` may name. `baseline` answers the same cases first: `"base"` is the
+    run's own model without the adapter, `"few-shot"` that model after worked examples. With `out`, predictions.jsonl
+    is written there as the answers come, so that an interrupted call goes on when it is made again, and then the
+    report. Raises InputError.
     """
     progress, clock = progress or Silent(), Clock.start()
-    run = _run_of(model)
-    questions = questions_of(load_rows(rows, run), limit)
-    asked = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
+    run, folder = _run_of(model), Path(out) if out is not None else None
+    questions = load_questions(suite, rows, run, limit, benchmark)
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
     started = time.perf_counter()
+    files = (
+        [AnswerFile(folder / name) for name in ("predictions.before.jsonl", "predictions.jsonl")] if folder else []
+    )
     before = None
     if baseline is not None:  # first, so that only one model is in memory where `model` is a name
         progress.say(f"baseline: {baseline}")
-        before = answer_all(load_baseline(baseline, run, dtype), questions, name="answers of baseline", **asked)
+        asked |= {"name": "answers of baseline", "kept": files[0] if files else None}
+        before = answers_before(baseline, model, run, questions, dtype, **asked)
     caller = model if isinstance(model, Caller) else load(run or str(model), dtype=dtype)
-    after = answer_all(caller, questions, name="answers", **asked)
+    after = answer_all(caller, questions, **asked | {"name": "answers", "kept": files[1] if files else None})
     clock.evaluation = time.perf_counter() - started
+    lengths = caller.lengths([(q.messages, q.tools) for q in questions])
     report = make_report(
-        f"{_title(caller)} on {len(questions)} requests", caller, make_cases(questions, after, before),
-        clock=clock, method=_method(max_tokens, rows, baseline), command=command, data=_data_facts(rows, run),
+        f"{_title(caller)} on {_asked(suite, questions)}", caller,
+        make_cases(questions, after, before, lengths, Trained.of(run)),
+        clock=clock, method=(*_method(max_tokens, rows, baseline, suite), *_too_long(caller, lengths, max_tokens)),
+        command=command,
+        data=suite_facts(suite, questions) if is_benchmark(suite) else _data_facts(rows, run),
     )  # fmt: skip
-    if out is not None:
-        write_predictions(Path(out) / "predictions.jsonl", questions, after)
-        write_report(out, report)
+    if is_benchmark(suite):
+        report = replace(report, suite=_official(suite, questions, after, before))
+    if folder is not None:
+        if is_benchmark(suite):
+            write_results(folder / "bfcl_result", questions, [answer.reply for answer in after])
+        write_report(folder, report)
+    for file in files:
+        file.forget()
     return report
+
+
+def _official(
+    suite: str, questions: Sequence[Question], after: Sequence[Answer], before: Sequence[Answer] | None
+) -> dict[str, Any]:
+    """The figures as the official tool counts, for `report.json`."""
+    found = {name: official_figures(suite, questions, [answer.reply for answer in answers])
+             for name, answers in (("before", before), ("after", after)) if answers is not None}  # fmt: skip
+    return {"name": suite, "before": None} | found
+
+
+def load_questions(
+    suite: str | None, rows: Any, run: Run | None, limit: int | None, benchmark: str | Path | None = None
+) -> list[Question]:
+    """The questions of a suite, or of rows (`own`, which is also meant without a suite). Raises InputError."""
+    if not is_benchmark(suite):
+        return questions_of(load_rows(rows, run), limit)
+    if rows is not None:
+        raise InputError(f"both the suite {suite} and rows were given", next_step="leave one of them out")
+    return suite_questions(suite, limit, Path(benchmark) if benchmark else None)
 
 
 def load_rows(source: Any, run: Run | None = None) -> list[Conversation]:
@@ -77,6 +122,24 @@ def load_rows(source: Any, run: Run | None = None) -> list[Conversation]:
     if isinstance(source, (list, tuple)) and source and all(isinstance(row, Conversation) for row in source):
         return list(source)
     return load_conversations(source, part="test" if "test" in sources_of(source) else "train")
+
+
+def answers_before(
+    baseline: str | Path | Run,
+    model: Caller | Run | str | Path,
+    run: Run | None,
+    questions: Sequence[Question],
+    dtype: Dtype,
+    **asked: Any,
+) -> list[Answer]:
+    """The baseline's answers. `"few-shot"`: those of the base model that was shown worked examples first."""
+    if baseline != FEW_SHOT:
+        return answer_all(load_baseline(baseline, run, dtype), questions, **asked)
+    base = (
+        load_baseline("base", run, dtype) if run else model if isinstance(model, Caller) else load(model, dtype=dtype)
+    )
+    answers = answer_all(base, with_examples(questions), **asked)
+    return [Answer(a.reply, q.verdict(a.reply)) for q, a in zip(questions, answers, strict=True)]
 
 
 def load_baseline(name: str | Path | Run, run: Run | None, dtype: Dtype = "auto") -> Caller:
@@ -100,11 +163,28 @@ def _title(caller: Caller) -> str:
     return f"{name}, run {caller.run.folder.name}" if caller.run else name
 
 
-def _method(max_tokens: int, rows: Any, baseline: Any) -> tuple[str, ...]:
-    said = [] if rows is not None else ["The rows were held out when the run was trained."]
+def _asked(suite: str | None, questions: Sequence[Question]) -> str:
+    return f"{len(questions)} requests" + (f" of {suite}" if is_benchmark(suite) else "")
+
+
+def _method(max_tokens: int, rows: Any, baseline: Any, suite: str | None = None) -> tuple[str, ...]:
+    said = list(SUITE_NOTES) if is_benchmark(suite) else (
+        [] if rows is not None else ["The rows were held out when the run was trained."])  # fmt: skip
     if baseline is not None:
-        said.append(f"Before: {'the same model without the adapter' if baseline == 'base' else baseline}.")
+        words = {"base": "the same model without the adapter", FEW_SHOT: "the base model after three worked examples"}
+        said.append(f"Before: {words.get(str(baseline), baseline)}.")
     return (*said, f"Answers are greedy (no sampling) and may be {max_tokens} tokens long.", *environment_note())
+
+
+def _too_long(caller: Caller, lengths: Sequence[int], max_tokens: int) -> list[str]:
+    """A sentence about prompts that leave no room in the model's context. They are asked all the same."""
+    config = json.loads((caller.loaded.folder / "config.json").read_text(encoding="utf-8"))
+    context = (config.get("text_config") or config).get("max_position_embeddings")
+    count = sum(length + max_tokens > context for length in lengths) if isinstance(context, int) else 0
+    if not count:
+        return []
+    return [f"{count} of {len(lengths)} prompts with their answers are longer than the {context:,} tokens that the "
+            "model was made for; they were asked all the same."]  # fmt: skip
 
 
 def _data_facts(rows: Any, run: Run | None) -> dict[str, Any]:
@@ -151,91 +231,46 @@ def blas_name() -> str:
     return f"{BLAS.library} ({BLAS.source}), {BLAS.threads} threads"
 
 
-@dataclass(frozen=True)
-class Question:
-    """One turn to be scored: what the model is given and the calls that would be right."""
-
-    id: str
-    category: str
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...]
-    expected: tuple[ToolCall, ...]
-
-
-def questions_of(rows: Sequence[Conversation], limit: int | None = None) -> list[Question]:
-    """The decisions in the rows: every assistant turn that answers a user's message, with the true turns
-    before it. Answers in words after a tool's result are not scored. Raises InputError when none is there."""
-    found: list[Question] = []
-    seen: Counter[str] = Counter()
-    for number, row in enumerate(rows, 1):
-        name = row.id or f"row:{number}"
-        turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and i]
-        for i in (i for i in turns if row.messages[i - 1].role == "user"):
-            seen[name] += 1  # ids are unique in a file of predictions (CONTRACT)
-            id = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            category = str(row.meta.get("category") or _category(row.messages[i].calls))
-            found.append(Question(id, category, row.messages[:i], row.tools, row.messages[i].calls))
-    if not found:
-        raise InputError("the rows hold nothing to score: no assistant turn answers a user's message",
-                         next_step="give rows with the right answer as the last turn")  # fmt: skip
-    return found[:limit]
-
-
-def _category(calls: Sequence[ToolCall]) -> str:
-    return "no_call" if not calls else "call" if len(calls) == 1 else "parallel"
-
-
-def answer_all(
-    caller: Caller,
-    questions: Sequence[Question],
-    *,
-    name: str = "evaluating",
-    max_tokens: int = 256,
-    batch_size: int = 32,
-    progress: Progress | None = None,
-) -> list[Answer]:
-    """A scored reply to every question, in order (greedy, so the same every time)."""
-    progress = progress or Silent()
-    progress.start(name, len(questions))
-    requests = [(q.messages, q.tools) for q in questions]
-    replies = caller.batch(requests, max_tokens=max_tokens, batch_size=batch_size,
-                           on_reply=lambda *_: progress.advance(name))  # fmt: skip
-    progress.finish(name)
-    return [Answer(r, score_reply(q.expected, r, q.tools, id=q.id, category=q.category))
-            for q, r in zip(questions, replies, strict=True)]  # fmt: skip
-
-
 def make_cases(
-    questions: Sequence[Question], after: Sequence[Answer], before: Sequence[Answer] | None = None
+    questions: Sequence[Question],
+    after: Sequence[Answer],
+    before: Sequence[Answer] | None = None,
+    lengths: Sequence[int] | None = None,
+    trained: Trained | None = None,
 ) -> tuple[Case, ...]:
-    """Questions with the answers after and, on the same cases, before."""
+    """Questions with the answers after and, on the same cases, before. `lengths`: of the prompts in tokens."""
     return tuple(
-        Case(q.id, q.category, _request(q), q.expected, a, before[i] if before else None)
+        Case(q.id, q.category, request_of(q), q.expected, a, before[i] if before else None, len(q.tools),
+             lengths[i] if lengths else None, trained.had(q) if trained else None)
         for i, (q, a) in enumerate(zip(questions, after, strict=True))
-    )
+    )  # fmt: skip
 
 
-def _request(question: Question) -> str:
-    return next(m.content for m in reversed(question.messages) if m.role == "user")
+@dataclass(frozen=True)
+class Trained:
+    """Which tools training had: those that all its rows offered, or all but those that were held out."""
+
+    names: frozenset[str] = frozenset()
+    held_out: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(run: Run | None) -> Trained | None:
+        if run is None:
+            return None
+        manifest = run.record.get("data", {}).get("manifest") or {}
+        found = Trained(frozenset(tool.name for tool in run.tools()), frozenset(manifest.get("held_out_tools", ())))
+        return found if found.names or found.held_out else None
+
+    def had(self, question: Question) -> bool | None:
+        """Whether training had all tools that are right; None where no call is, or where it cannot be known."""
+        names = {call.name for call in question.expected}
+        if not names or (question.case is not None and not self.names):
+            return None
+        return not names & self.held_out if self.held_out else names <= self.names
 
 
 def figures(answers: Sequence[Answer]) -> dict[str, Any]:
     return aggregate([answer.verdict for answer in answers])
-
-
-def prediction(question: Question, reply: Reply) -> dict[str, Any]:
-    """A line of predictions.jsonl (CONTRACT): `calls` is null when it tried and none could be read."""
-    calls = [call.to_dict() for call in reply.calls if not call.error]
-    unread = not calls and any(call.error for call in reply.calls)
-    return {
-        "id": question.id, "category": question.category, "calls": None if unread else calls,
-        "errors": list(reply.errors), "thinking": reply.thinking, "content": reply.content, "raw": reply.raw,
-    }  # fmt: skip
-
-
-def write_predictions(path: Path, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
-    lines = [json.dumps(prediction(q, a.reply), ensure_ascii=False) for q, a in zip(questions, answers, strict=True)]
-    atomic_write(path, "\n".join(lines) + "\n")
 
 
 def check_figures(wanted: Mapping[str, float]) -> None:

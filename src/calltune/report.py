@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from calltune.platform.paths import atomic_write
+from calltune.report_breakdown import breakdown
 from calltune.report_data import Answer, Case, Report
 from calltune.report_page import page_html
 from calltune.report_text import report_markdown, summary_lines
@@ -21,7 +22,7 @@ __all__ = ["Answer", "Case", "Report", "summary_lines", "write_report"]
 def write_report(folder: Path | str, report: Report) -> tuple[Path, Path, Path]:
     """Write report.json, report.html and report.md there. Raises InputError where the disk refuses."""
     folder = Path(folder)
-    document = json.dumps(report.to_dict(), ensure_ascii=False, indent=2, allow_nan=False)
+    document = json.dumps(report.to_dict() | breakdown(report), ensure_ascii=False, indent=2, allow_nan=False)
     html, markdown = page_html(report), report_markdown(report)
     return (
         atomic_write(folder / "report.json", _encodable(document) + "\n"),

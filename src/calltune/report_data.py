@@ -35,7 +35,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Case:
-    """One request with the calls that would be right, and the answers (`before`: if there is a baseline)."""
+    """One request with the calls that would be right, and the answers (`before`: if there is a baseline).
+
+    `tools`: how many were on offer; `prompt_tokens`: of the prompt; `seen`: whether training had the tools that are
+    right. None where that is not known.
+    """
 
     id: str
     category: str
@@ -43,6 +47,9 @@ class Case:
     expected: tuple[ToolCall, ...]
     after: Answer
     before: Answer | None = None
+    tools: int | None = None
+    prompt_tokens: int | None = None
+    seen: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         row: dict[str, Any] = {"id": self.id, "category": self.category, "request": self.request}
@@ -74,6 +81,7 @@ class Report:
     method: tuple[str, ...] = ()
     command: str = ""
     created: str = ""
+    suite: Mapping[str, Any] = field(default_factory=dict)  # of a benchmark: its figures by its own rules
 
     @cached_property
     def after(self) -> dict[str, Any]:
@@ -129,6 +137,7 @@ class Report:
             "method": self.method,
             "command": self.command,
             "created": self.created,
+            "suite": self.suite or None,
             "curves": self.curves,
             "examples": [case.to_dict() for case in self.examples],
             "failures": [case.to_dict() for case in self.failures],

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from calltune import report_text
+from calltune.report_breakdown import breakdown
 from calltune.report_charts import category_rows, chart, curve_points, error_rows
 from calltune.report_data import Answer, Report
 from calltune.score import ERROR_KINDS
@@ -80,6 +81,7 @@ def page_values(report: Report) -> dict[str, Any]:
         "failures": report.failures,
         "facts": facts(report),
         "raw_of": raw_of,
+        **breakdown(report),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from calltune.report_breakdown import breakdown
 from calltune.report_data import Case, Report, plain_json
 from calltune.schema import Reply, ToolCall, shorten
 
@@ -136,11 +137,35 @@ def report_markdown(report: Report) -> str:
     for row in report.after["categories"]:
         before = percent(old[row["category"]]["exact_match"]) if row["category"] in old else ""
         lines.append(f"| {_cell(row['category'])} | {row['n']} | {before} | {percent(row['exact_match'])} |")
+    lines += _breakdown_lines(report)
     if report.method:
         lines += ["", *(f"- {sentence}" for sentence in report.method)]
     if report.command:
         lines += ["", f"Made by `{report.command}`."]
     return "\n".join(lines) + "\n"
+
+
+def _breakdown_lines(report: Report) -> list[str]:
+    lines: list[str] = []
+    found = breakdown(report)
+    for table in found["breakdown"]:
+        lines += [
+            "",
+            f"{table['title']}:",
+            "",
+            "| | n | before | after | 95 % interval |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for row in table["rows"]:
+            before = percent(row["before"]["exact_match"]) if row["before"] else ""
+            after, sure = percent(row["exact_match"]), interval_text(row["interval"])
+            lines.append(f"| {row['label']} | {row['n']} | {before} | {after} | {sure} |")
+    if found["confusion"]:
+        lines += ["", "| expected | called | n |", "|---|---|---:|"]
+        for row in found["confusion"]:
+            names = (row["expected"] or "no call", row["called"] or "no readable call")
+            lines.append(f"| {_cell(shorten(names[0]))} | {_cell(shorten(names[1]))} | {row['count']} |")
+    return lines
 
 
 def _cell(text: str) -> str:

@@ -61,18 +61,32 @@ def score_reply(
 ) -> Verdict:
     """The verdict on one reply, given the calls that would be right (none: the right answer is no call)."""
     kind, reason = _judge(expected, reply, tools)
+    return make_verdict(reply, tools, kind, reason, id=id, category=category, needs_call=bool(expected))
+
+
+def make_verdict(
+    reply: Reply, tools: Sequence[Tool], kind: Kind, reason: str, *, id: str, category: str, needs_call: bool
+) -> Verdict:
+    """A verdict of that kind, with what is counted of every reply whoever judges it."""
     emitted = len(reply.calls)  # an unreadable call is among them, with its error
     valid = sum(not validate_call(call, tools) for call in reply.calls)
     thinking = bool(reply.thinking and reply.thinking.strip())
-    return Verdict(id, category, bool(expected), kind == "exact", kind, reason, emitted, valid, thinking)
+    return Verdict(id, category, needs_call, kind == "exact", kind, reason, emitted, valid, thinking)
+
+
+def unreadable(reply: Reply) -> tuple[Kind, str] | None:
+    """Why a reply cannot be read as a whole; None where it can. Such a reply is never exact, and no "no call"."""
+    errors = list(reply.errors) or [call.error for call in reply.calls if call.error]
+    if not errors:
+        return None
+    if reply.truncated:
+        return "truncated", f"the token limit cut the reply: {errors[0]}"
+    return "format", f"the reply could not be read: {errors[0]}"
 
 
 def _judge(expected: Sequence[ToolCall], reply: Reply, tools: Sequence[Tool]) -> tuple[Kind, str]:
-    errors = list(reply.errors) or [call.error for call in reply.calls if call.error]
-    if errors:
-        if reply.truncated:
-            return "truncated", f"the token limit cut the reply: {errors[0]}"
-        return "format", f"the reply could not be read: {errors[0]}"
+    if fault := unreadable(reply):
+        return fault
     if not expected:
         if not reply.calls:
             return "exact", ""
@@ -171,7 +185,11 @@ def mcnemar(before: Sequence[Verdict], after: Sequence[Verdict]) -> float:
     Only cases whose verdict changed count: under equality each goes either way like a fair coin.
     Raises ValueError when the two do not hold the same ids once each.
     """
-    gained, lost = changes(before, after)
+    return mcnemar_p(*changes(before, after))
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """The same, given how many cases changed either way."""
     n = gained + lost
     tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
     p: float = 2 * tail / 2**n

@@ -101,9 +101,12 @@ class EvalSettings:
     """What `calltune eval` does."""
 
     data: str | None = _help("file, folder or hub data set; default: the run's held-out test part", None)
+    suite: str | None = _help("a benchmark instead: bfcl:CATEGORY or bfcl:GROUP; 'own': the data", None)
+    benchmark: str | None = _help("the benchmark's wheel or folder of files; default: the package index", None)
     out: str | None = _help("folder for predictions.jsonl and the report", None)
     limit: int | None = _help("at most this many cases", None, low=1)
-    baseline: str | None = _help("a model or run to compare with on the same cases; 'base': without adapter", None)
+    baseline: str | None = _help("a model or run to compare with on the same cases; 'base': without adapter; "
+                                 "'few-shot': base with examples", None)  # fmt: skip
     fail_under: Mapping[str, float] = _help("exit 1 below these, as call_exact_match=0.9,no_call_accuracy=0.8",
                                             {})  # fmt: skip
     max_tokens: int = _help("longest reply in tokens", 256, low=1)

@@ -25,6 +25,8 @@ COMMANDS = {
     "demo": "see a real small model learn the built-in tools, with figures before and after",
     "train": "teach a model to call your functions",
     "eval": "let a model or run answer test rows and score the answers",
+    "score": "verdicts on calls that were made already, by the rules of a benchmark",
+    "compare": "two evaluations case by case: is the second worse beyond noise?",
     "call": "one reply to one request",
     "chat": "talk with a model or run in the terminal",
     "preview": "show what is trained in a row of data",

@@ -7,19 +7,24 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calltune.cli.bars import Bars
 from calltune.errors import InputError
 from calltune.settings import EvalSettings, add_flags, resolve
 
+if TYPE_CHECKING:
+    from calltune.runs import Run
+
 EXAMPLE = """examples:
   calltune eval runs/mine --baseline base
   calltune eval smollm2-135m --data test.jsonl --limit 50 --out before
+  calltune eval runs/mine --suite bfcl:simple_python --limit 50 --baseline base
   calltune eval runs/mine --fail-under call_exact_match=0.9,no_call_accuracy=0.9
 
 Without --data the test rows are used that were held out when the run was trained. Written to --out (default:
-RUN/eval): predictions.jsonl, report.html, report.json, report.md."""
+RUN/eval, or evals/MODEL for a base model's benchmark): predictions.jsonl, report.html, report.json, report.md. An
+interrupted command goes on where it stopped when it is given again."""
 LONG = ("verdicts", "curves", "examples", "failures", "settings")
 
 
@@ -40,20 +45,20 @@ def run(args: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(args).items() if name in EvalSettings.__dataclass_fields__}
     settings = resolve(EvalSettings, flags, "the flags", "eval")
     from calltune.caller import find_run
+    from calltune.cli.score import figure_lines
     from calltune.evaluate import check_figures, check_thresholds, evaluate
     from calltune.platform.paths import check_writable
     from calltune.report import summary_lines
 
     check_figures(settings.fail_under)  # before minutes are spent
+    check_suite(settings)
     found = find_run(args.model)
-    out = Path(settings.out) if settings.out else found.folder / "eval" if found else None
-    if out is None:
-        raise InputError("where should the results lie? A base model has no folder of its own",
-                         next_step="add --out DIR")  # fmt: skip
+    out = out_folder(settings, args.model, found)
     check_writable(out)
     with Bars() as bars:
         report = evaluate(
-            found or args.model, settings.data, baseline=settings.baseline, out=out, limit=settings.limit,
+            found or args.model, settings.data, suite=settings.suite, benchmark=settings.benchmark,
+            baseline=settings.baseline, out=out, limit=settings.limit,
             max_tokens=settings.max_tokens, batch_size=settings.batch_size, dtype=settings.dtype, progress=bars,
             command=shlex.join(["calltune", *sys.argv[1:]]) if sys.argv[1:2] == ["eval"] else "calltune eval",
         )  # fmt: skip
@@ -61,6 +66,35 @@ def run(args: argparse.Namespace) -> int:
         document = {key: value for key, value in report.to_dict().items() if key not in LONG}
         print(json.dumps(document, ensure_ascii=False, indent=2))
     else:
-        print("\n".join([*summary_lines(report), "", f"written: {out / 'report.html'}, {out / 'predictions.jsonl'}"]))
+        lines = list(summary_lines(report))
+        if report.suite:
+            lines += ["", "As the official tool counts:", *figure_lines(report.suite["after"])]
+        print("\n".join([*lines, "", f"written: {out / 'report.html'}, {out / 'predictions.jsonl'}"]))
     check_thresholds(report.after, settings.fail_under)
     return 0
+
+
+def check_suite(settings: EvalSettings) -> None:
+    """Raises InputError for a suite that does not exist, before a model is loaded."""
+    from calltune.data.bfcl import categories_of
+    from calltune.tasks.suites import is_benchmark
+
+    if is_benchmark(settings.suite):
+        categories_of(settings.suite)
+        if settings.data is not None:
+            raise InputError(
+                f"both --suite {settings.suite} and --data were given", next_step="leave one of them out"
+            )
+
+
+def out_folder(settings: EvalSettings, model: str, run: Run | None) -> Path:
+    """Where the results lie; each suite has a folder of its own. Raises InputError where nothing says it."""
+    name = (settings.suite or "own").replace(":", "-")
+    if settings.out:
+        return Path(settings.out)
+    if run is not None:
+        return run.folder / "eval" if name == "own" else run.folder / "eval" / name
+    if name == "own":
+        raise InputError("where should the results lie? A base model has no folder of its own",
+                         next_step="add --out DIR")  # fmt: skip
+    return Path("evals") / f"{Path(model).name}-{name}"

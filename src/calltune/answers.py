@@ -1,0 +1,160 @@
+"""Answers to questions, kept as they come: predictions.jsonl grows while the model generates.
+
+What was interrupted goes on where it stopped, if everything that decides an answer is the same as before: model,
+adapter, template, precision, limit of tokens, and the question itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from calltune._version import __version__
+from calltune.caller import Caller
+from calltune.platform.paths import atomic_write, check_writable, sha256_file
+from calltune.progress import Progress, Silent
+from calltune.report import Answer
+from calltune.schema import Reply
+from calltune.tasks.questions import Question
+from calltune.tasks.results import readable_calls
+
+
+def answer_all(
+    caller: Caller,
+    questions: Sequence[Question],
+    *,
+    name: str = "evaluating",
+    max_tokens: int = 256,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+    kept: AnswerFile | None = None,
+) -> list[Answer]:
+    """A scored reply to every question, in order (greedy, so the same every time). `kept` holds those of an
+    interrupted run, which are not asked again, and is given the others as they come."""
+    progress = progress or Silent()
+    replies = kept.open(caller, questions, max_tokens) if kept else {}
+    todo = [q for q in questions if q.id not in replies]
+    if replies:
+        progress.say(f"{name}: {len(replies)} of {len(questions)} were there already")
+    progress.start(name, len(questions))
+    progress.advance(name, len(replies))
+
+    def done(index: int, reply: Reply) -> None:
+        replies[todo[index].id] = reply
+        if kept:
+            kept.add(todo[index], reply)
+        progress.advance(name)
+
+    try:
+        requests = [(q.messages, q.tools) for q in todo]
+        made = caller.batch(requests, max_tokens=max_tokens, batch_size=batch_size, on_reply=done)
+        replies |= {q.id: reply for q, reply in zip(todo, made, strict=True)}
+        if kept:
+            kept.finish(questions, [replies[q.id] for q in questions])
+    finally:
+        if kept:
+            kept.close()
+    progress.finish(name)
+    return [Answer(replies[q.id], q.verdict(replies[q.id])) for q in questions]
+
+
+def prediction(question: Question, reply: Reply) -> dict[str, Any]:
+    """A line of predictions.jsonl (CONTRACT): `calls` is null when it tried and none could be read."""
+    return {
+        "id": question.id, "category": question.category, "calls": readable_calls(reply),
+        "errors": list(reply.errors), "thinking": reply.thinking, "content": reply.content, "raw": reply.raw,
+        "truncated": reply.truncated,
+    }  # fmt: skip
+
+
+def write_predictions(path: Path, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
+    """Every prediction in the order of the questions, whole or not at all."""
+    _write(path, questions, [answer.reply for answer in answers])
+
+
+def _write(path: Path, questions: Sequence[Question], replies: Sequence[Reply]) -> None:
+    rows = [prediction(q, reply) for q, reply in zip(questions, replies, strict=True)]
+    atomic_write(path, "".join(map(_line, rows)))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which a model's escapes can make
+        text = json.dumps(row)
+    return text + "\n"
+
+
+class AnswerFile:
+    """A file of predictions that is being written, and beside it what decides its answers (`NAME.state.json`)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = path.with_suffix(".state.json")
+        self.file: IO[str] | None = None
+
+    def open(self, caller: Caller, questions: Sequence[Question], max_tokens: int) -> dict[str, Reply]:
+        """The replies that an interrupted run left; the file is open for more. Raises InputError: disk."""
+        check_writable(self.path.parent)
+        key = answer_key(caller, questions, max_tokens)
+        rows = self._left(key, {q.id for q in questions})
+        atomic_write(self.state, json.dumps(key, indent=1) + "\n")
+        # Written anew: the last line of a killed run may be half a line.
+        atomic_write(self.path, "".join(map(_line, rows.values())))
+        self.file = self.path.open("a", encoding="utf-8")
+        return {id: caller.parse_text(row["raw"], row["truncated"]) for id, row in rows.items()}
+
+    def _left(self, key: Mapping[str, Any], ids: set[str]) -> dict[str, dict[str, Any]]:
+        try:
+            if json.loads(self.state.read_text(encoding="utf-8")) != key:
+                return {}
+            lines = self.path.read_bytes().split(b"\n")
+        except (OSError, ValueError):
+            return {}
+        rows = {}
+        for line in lines:
+            try:
+                row = json.loads(line)
+                if row["id"] in ids and isinstance(row["raw"], str) and isinstance(row["truncated"], bool):
+                    rows[row["id"]] = row
+            except (ValueError, KeyError, TypeError):  # half a line; that question is asked again
+                continue
+        return rows
+
+    def add(self, question: Question, reply: Reply) -> None:
+        if self.file is not None:
+            self.file.write(_line(prediction(question, reply)))
+            self.file.flush()
+
+    def finish(self, questions: Sequence[Question], replies: Sequence[Reply]) -> None:
+        """All answers, in the order of the questions. They are still taken up if what follows is interrupted."""
+        self.close()
+        _write(self.path, questions, replies)
+
+    def forget(self) -> None:
+        """Everything is done: the same command asks anew."""
+        self.state.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+def answer_key(caller: Caller, questions: Sequence[Question], max_tokens: int) -> dict[str, Any]:
+    """Everything that decides the answers, as JSON."""
+    loaded, asked = caller.loaded, hashlib.sha256()
+    for q in questions:
+        asked.update(repr((q.id, q.messages, [tool.to_openai() for tool in q.tools])).encode("utf-8", "replace"))
+    weights = sorted(path for path in loaded.folder.glob("*.safetensors"))
+    adapter = caller.run.folder / "adapters.safetensors" if caller.run else None
+    return {
+        "calltune": __version__, "model": loaded.name, "dtype": loaded.dtype, "max_tokens": max_tokens,
+        "weights": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights],
+        "adapter": sha256_file(adapter) if adapter else None,
+        "template": caller.template.hash, "questions": asked.hexdigest(),
+    }  # fmt: skip

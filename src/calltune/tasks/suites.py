@@ -1,0 +1,37 @@
+"""Suites by name: `own` (rows of the user's own) and the benchmarks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from calltune.data.bfcl import categories_of, read_cases
+from calltune.platform.benchmarks import BFCL
+from calltune.tasks.questions import Question, bfcl_questions
+
+OWN = "own"
+SUITE_NOTES = (
+    "Judged by the rules of the official BFCL v4 AST checker; the model was given our prompt and read by our parser, "
+    "which moves scores by tens of points, so compare with figures of this program only.",
+    "Functions were shown with their own names, dots included, and their types as JSON Schema.",
+    "Where no call is right, an answer that cannot be read is right by the official rules and wrong here; `suite` in "
+    "report.json has the figures as the official tool counts them.",
+)
+
+
+def is_benchmark(suite: str | None) -> TypeGuard[str]:
+    """Whether a suite brings its own questions. Unknown names are told where the suite is read."""
+    return suite is not None and suite != OWN
+
+
+def suite_questions(suite: str, limit: int | None = None, place: Path | None = None) -> list[Question]:
+    """The questions of a benchmark. Raises InputError: no such suite, not covered, no data."""
+    return bfcl_questions(read_cases(categories_of(suite), place), limit)
+
+
+def suite_facts(suite: str, questions: Sequence[Question]) -> dict[str, Any]:
+    """What a report says of them."""
+    return {"name": suite, "cases": len(questions), "source": BFCL.part.requirement, "sha256": BFCL.sha256[:16],
+            "licence": BFCL.licence, "categories": dict(Counter(q.category for q in questions))}  # fmt: skip
