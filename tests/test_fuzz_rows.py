@@ -149,6 +149,13 @@ def test_ten_thousand_mutated_rows(template, tokenizer, row):
     examine(row, template, tokenizer)
 
 
+@pytest.mark.nightly
+@settings(max_examples=60_000, **FUZZ)
+@given(mutated())
+def test_sixty_thousand_mutated_rows(template, tokenizer, row):
+    examine(row, template, tokenizer)
+
+
 def broken_file(path: Path, seed: int, count: int) -> int:
     """Lines of good rows with bytes changed; returns how many are not blank."""
     rng = random.Random(seed)
