@@ -103,8 +103,9 @@ def _items(text: Decoded) -> Iterator[Row]:
         text.skip("[")
         while (first := text.peek()) not in ("", "]"):
             end = text.item_end()
-            if end is None:
-                found = f"{shorten(text.buffer[:60], 60)} does not end within {MAX_ROW} bytes"
+            if end is None or (end == 0 and first == "}"):
+                where = f"does not end within {MAX_ROW} bytes" if end is None else "stands where an item should"
+                found = f"{shorten(text.buffer[:60], 60)} {where}"
                 yield Row(line, problem=Problem("bad_json", found, "JSON; what follows cannot be read", row=line))
                 return
             yield read_row(line, text.take(end))
@@ -175,12 +176,12 @@ class Decoded:
     """The text of a file, as much of it as an item needs."""
 
     def __init__(self, file: IO[bytes], start: bytes) -> None:
-        self.file = file
+        self.file, self.start = file, start  # decoded by `more` like the rest: it may be no UTF-8 either
         self.decoder = codecs.getincrementaldecoder("utf-8")()
-        self.buffer = self.decoder.decode(start)
+        self.buffer = ""
 
     def more(self, size: int = BLOCK) -> bool:
-        block = self.file.read(size)
+        block, self.start = self.start or self.file.read(size), b""
         self.buffer += self.decoder.decode(block, final=not block)
         return bool(block)
 
