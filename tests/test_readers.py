@@ -537,6 +537,16 @@ def test_json_gz_lines_in_a_json_file_and_mappings(tmp_path):
     assert problems_of(tmp_path / "a.jsonl.gz")[0].kind == "unreadable_file"
 
 
+@pytest.mark.parametrize("rest", ['\n[{"b": 2}]\n', ' {"b": 2}', "]"])
+def test_text_after_the_end_of_a_list_is_told(tmp_path, rest):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([row()]) + rest)
+    (problem,) = problems_of(path)
+    assert (problem.kind, problem.row) == ("bad_json", 2) and "text after the end of the list" in problem.found
+    path.write_text(json.dumps([row()]) + " \n\n")
+    assert len(load_conversations(path)) == 1
+
+
 def test_a_folder_with_two_files_for_one_part(tmp_path):
     for name in ("train.jsonl", "valid.jsonl", "validation.jsonl"):
         (tmp_path / name).write_text(json.dumps(row()))

@@ -112,12 +112,17 @@ def _items(text: Decoded) -> Iterator[Row]:
             line += 1
             if text.peek() == ",":
                 text.skip(",")
+        text.skip("]")
+        rest = text.buffer[:60] if first and text.peek() else ""
     except UnicodeDecodeError as error:
         found = f"{error.reason}; what follows cannot be read"
         yield Row(line, problem=Problem("bad_encoding", found, "UTF-8 text", row=line))
         return
     if first != "]":
         yield Row(line, problem=Problem("bad_json", "the list does not end", "a ] at the end", row=line))
+    elif rest:
+        found = f"text after the end of the list; it was not read: {shorten(rest, 60)}"
+        yield Row(line, problem=Problem("bad_json", found, "one list and nothing after it", row=line))
 
 
 def read_row(number: int, line: bytes | str) -> Row:
