@@ -529,8 +529,9 @@ def test_json_gz_lines_in_a_json_file_and_mappings(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps([row(), row()], indent=2))
     (tmp_path / "c.json").write_text(lines)
     (tmp_path / "d.json").write_text(json.dumps(row(), indent=2))
+    (tmp_path / "e.json").write_text(lines, encoding="utf-8-sig")
     counts = [len(load_conversations(path)) for path in sorted(tmp_path.iterdir())]
-    assert counts == [2, 2, 2, 1]
+    assert counts == [2, 2, 2, 1, 2]
     parts = load_splits({"train": [row()], "validation": [row()], "test": [row()]})
     assert sorted(parts) == ["test", "train", "valid"]
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")

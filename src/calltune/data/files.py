@@ -89,7 +89,11 @@ def _json_rows(file: IO[bytes]) -> Iterator[Row]:
     whole = start + file.read(MAX_ROW)
     if not file.read(1):  # that was all of it
         row = read_row(1, whole)
-        if row.problem is None or whole.lstrip()[:1] != b"{" or b"\n" not in whole.strip():
+        if (
+            row.problem is None
+            or whole.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"
+            or b"\n" not in whole.strip()
+        ):
             yield from [row] if whole.strip() else []
             return
     file.seek(0)
