@@ -129,6 +129,19 @@ def test_a_run_keeps_the_manifest_and_refuses_changed_files(mix, tmp_path, capsy
         train(TrainSettings(data=str(out), out=str(tmp_path / "r3"), **common))
 
 
+def test_prepared_data_is_not_split_again(mix, tmp_path, capsys):
+    from calltune.prepare import read_parts
+    from calltune.settings import TrainSettings
+
+    out = tmp_path / "out"
+    prepared(capsys, mix, "--out", out, "--test", "0", "--valid", "0")
+    parts = read_parts(TrainSettings(model="m", data=str(out)))
+    assert len(parts.train) == len(lines(out / "train.jsonl")) and not parts.valid and not parts.test
+    assert parts.manifest and "no valid and no test rows" in parts.notes[0]
+    (out / "manifest.json").unlink()
+    assert read_parts(TrainSettings(model="m", data=str(out))).test
+
+
 def test_a_yaml_of_sources_can_be_checked(mix, capsys):
     assert main(["check", str(mix), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
