@@ -142,6 +142,23 @@ def test_prepared_data_is_not_split_again(mix, tmp_path, capsys):
     assert read_parts(TrainSettings(model="m", data=str(out))).test
 
 
+def test_sources_that_share_ids_give_rows_with_ids_of_their_own(tmp_path, capsys):
+    calls = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"n": i}}}]}
+             for i in range(80)]  # fmt: skip
+    for k, name in enumerate("ab"):
+        write(tmp_path / f"{name}.jsonl", [
+            row(id=str(i), messages=[say("user", f"set lamp {40 * k + i} to {40 * k + i}"), calls[40 * k + i]])
+            for i in range(40)])  # fmt: skip
+    path = tmp_path / "two.yaml"
+    path.write_text("sources: [{data: a.jsonl, weight: 2}, b.jsonl]\nduplicates: true\ntest: 0.2\n")
+    _, manifest = prepared(capsys, path, "--out", tmp_path / "out")
+    for part, found in manifest["parts"].items():
+        ids = [r["id"] for r in lines(tmp_path / "out" / f"{part}.jsonl")]
+        assert len(set(ids)) == len(ids) == found["rows"]
+    main(["check", str(tmp_path / "out"), "--json"])
+    assert "duplicate_id" not in {p["kind"] for p in json.loads(capsys.readouterr().out)["problems"]}
+
+
 def test_a_yaml_of_sources_can_be_checked(mix, capsys):
     assert main(["check", str(mix), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)

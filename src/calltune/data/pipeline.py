@@ -122,7 +122,7 @@ def run_pipeline(
     leaks = leaks_between(split, settings.split_by, lambda row: [*like_keys(row, request_words(row))])
     for i in leaks:
         came[_source_of(splits, i)].lost["leak"] += 1
-    train = _weighed(splits, sources, set(leaks), settings.seed)
+    train = _own_ids(_weighed(splits, sources, set(leaks), settings.seed))
     if not train:
         raise InputError("no row is left to train", problems=[_why(counts) for counts in came],
                          next_step="`calltune check DATA` tells what is wrong with each")  # fmt: skip
@@ -131,7 +131,8 @@ def run_pipeline(
     if any_change(settings):
         done = augment(train, settings, settings.seed, measure)
         train, changes = done.rows, {"made": dict(done.made), "given_up": dict(done.given_up)}
-    whole = replace(split, train=tuple(train))
+    held = {"valid": tuple(_own_ids(split.valid)), "test": tuple(_own_ids(split.test))}
+    whole = replace(split, train=tuple(train), **held)
     return Pipeline(whole, tuple(came), tuple(checker.finish()), changes, dict(Counter(leaks.values())), weighed)
 
 
@@ -217,6 +218,20 @@ def _whole(splits: Sequence[Split]) -> Split:
     train, valid, test = ([row for split in splits for row in getattr(split, name)] for name in NAMES)
     held = tuple(sorted({name for split in splits for name in split.held_out}))
     return Split(tuple(train), tuple(valid), tuple(test), held)
+
+
+def _own_ids(rows: Sequence[Conversation]) -> list[Conversation]:
+    """Sources may use the same ids, as row numbers; of such rows a later one gets a free one, as `row 7#2`."""
+    given, used = {row.id for row in rows}, set[str]()
+    found = []
+    for row in rows:
+        own, number = row.id, 1
+        while own in used or (number > 1 and own in given):
+            number += 1
+            own = f"{row.id}#{number}"
+        used.add(own)
+        found.append(row if own == row.id else replace(row, id=own))
+    return found
 
 
 def _source_of(splits: Sequence[Split], i: int) -> int:
