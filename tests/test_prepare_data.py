@@ -210,6 +210,38 @@ def test_a_split_by_tool_holds_tools_out_of_all_sources(tmp_path, capsys):
             assert not held & {t["function"]["name"] for t in value["tools"]}
 
 
+def test_sources_that_offer_the_same_tools_hold_out_the_same_ones(tmp_path, capsys):
+    tools = [{"name": f"tool_{i}", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+             for i in range(8)]  # fmt: skip
+    for k, name in enumerate("ab"):
+        write(tmp_path / f"{name}.jsonl", [{"id": f"{name}{i}", "tools": tools, "messages": [
+            say("user", f"run number {100 * k + i} of kind {i % 4}"),
+            {"role": "assistant", "tool_calls": [{"function": {"name": f"tool_{i % 4 + 4 * k}", "arguments": {
+                "n": 100 * k + i}}}]}]} for i in range(40)])  # fmt: skip
+    path = tmp_path / "two.yaml"
+    path.write_text("sources: [a.jsonl, b.jsonl]\nduplicates: true\nsplit-by: tool\ntest: 0.3\n")
+    code, manifest = prepared(capsys, path, "--out", tmp_path / "out")
+    assert code == 0 and manifest["lost"] == {}
+    assert sum(part["rows"] for part in manifest["parts"].values()) == 80
+    held = set(manifest["held_out_tools"])
+    assert held and manifest["parts"]["test"]["rows"] == 10 * len(held)
+    for name in set(manifest["parts"]) - {"test"}:
+        for value in lines(tmp_path / "out" / f"{name}.jsonl"):
+            assert not held & {t["function"]["name"] for t in value["tools"]}
+    # a test part that a source brings stays; only its training rows that call a held-out tool are lost
+    (tmp_path / "b").mkdir()
+    rows = lines(tmp_path / "b.jsonl")
+    rows += lines(tmp_path / "a.jsonl")[:8]
+    rows = [r | {"id": f"x{i}"} for i, r in enumerate(rows[::-1])]
+    write(tmp_path / "b" / "train.jsonl", rows[:32])
+    write(tmp_path / "b" / "test.jsonl", rows[32:])
+    path.write_text("sources: [a.jsonl, b]\nduplicates: true\nsplit-by: tool\ntest: 0.3\nvalid: 0\n")
+    code, manifest = prepared(capsys, path, "--out", tmp_path / "out2")
+    called = [r["messages"][1]["tool_calls"][0]["function"]["name"] for r in rows[:32]]
+    leaks = sum(name in manifest["held_out_tools"] for name in called)
+    assert leaks and code == 0 and manifest["lost"] == {"leak": leaks}
+
+
 def test_made_rows_bring_their_parts_results_and_notes(tmp_path, capsys):
     (tmp_path / "tools.py").write_text(
         "import calltune\n\n@calltune.tool(pure=True)\ndef double(number: int) -> int:\n"
