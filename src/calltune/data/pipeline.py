@@ -133,8 +133,8 @@ def run_pipeline(
     if any_change(settings):
         done = augment(train, settings, settings.seed, measure)
         train, changes = done.rows, {"made": dict(done.made), "given_up": dict(done.given_up)}
-    held = {"valid": tuple(_own_ids(split.valid)), "test": tuple(_own_ids(split.test))}
-    whole = replace(split, train=tuple(train), **held)
+    valid, test = (tuple(_own_ids(rows)) for rows in (split.valid, split.test))
+    whole = replace(split, train=tuple(train), valid=valid, test=test)
     return Pipeline(whole, tuple(came), tuple(checker.finish()), changes, dict(Counter(leaks.values())), weighed)
 
 
@@ -238,11 +238,11 @@ def _whole(splits: Sequence[Split]) -> Split:
 
 def _own_ids(rows: Sequence[Conversation]) -> list[Conversation]:
     """Sources may use the same ids, as row numbers; of such rows a later one gets a free one, as `row 7#2`."""
-    given, used = {row.id for row in rows}, set[str]()
+    given, used = {row.id for row in rows}, set[str | None]()
     found = []
     for row in rows:
         own, number = row.id, 1
-        while own in used or (number > 1 and own in given):
+        while row.id is not None and (own in used or (number > 1 and own in given)):
             number += 1
             own = f"{row.id}#{number}"
         used.add(own)
