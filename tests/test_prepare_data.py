@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+from chat_templates import QWEN3
 from test_check import CALLED, SHARED, needs_shared, row, say
 from test_forms import ROWS
-from tiny import tiny_model, tiny_tokenizer, weather_rows
+from tiny import long_row, tiny_model, tiny_tokenizer, weather_rows
 
 from calltune.cli import main
+from calltune.data.manifest import read_manifest
 from calltune.data.mixture import Weighing, is_mixture, read_source_settings
 from calltune.data.readers import load_splits
 from calltune.errors import InputError
@@ -108,6 +110,28 @@ def test_with_a_model_lengths_are_told_and_shown(mix, tmp_path, capsys):
     _, manifest = prepared(capsys, mix, "--out", tmp_path / "short", "--model", model, "--max-seq-length",
                            lengths["p50"])  # fmt: skip
     assert manifest["lost"]["too_long"] > 0 and manifest["lengths"]["max"] <= lengths["p50"]
+
+
+def test_plans_that_the_template_drops_are_among_the_findings(tmp_path, capsys):
+    model = tmp_path / "m"
+    model.mkdir()
+    tiny_tokenizer(model, "chatml", QWEN3)
+    (model / "config.json").write_text("{}")
+    write(tmp_path / "a.jsonl", [long_row().to_openai()])
+    _, manifest = prepared(capsys, tmp_path / "a.jsonl", "--out", tmp_path / "out", "--model", model, "--test", 0,
+                           "--valid", 0)  # fmt: skip
+    (found,) = [p for p in manifest["findings"] if p["kind"] == "thinking_dropped"]
+    assert found["found"].startswith("1 rows")
+
+
+def test_a_manifest_of_another_program_is_none_of_ours(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "my app", "icons": []}')
+    assert read_manifest(tmp_path) is None
+    (tmp_path / "manifest.json").write_text("[1]")
+    assert read_manifest(tmp_path) is None
+    (tmp_path / "manifest.json").write_text('{"version": 1, "calltune": "0", "parts": 7}')
+    with pytest.raises(InputError, match="cannot be read"):
+        read_manifest(tmp_path)
 
 
 def test_a_run_keeps_the_manifest_and_refuses_changed_files(mix, tmp_path, capsys):
