@@ -188,10 +188,19 @@ class Decoded:
         self.file, self.start = file, start  # decoded by `more` like the rest: it may be no UTF-8 either
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.buffer = ""
+        self.broken: UnicodeDecodeError | None = None
 
     def more(self, size: int = BLOCK) -> bool:
+        """Raises UnicodeDecodeError, but only when all that stands before the broken byte was given."""
+        if self.broken:
+            raise self.broken
         block, self.start = self.start or self.file.read(size), b""
-        self.buffer += self.decoder.decode(block, final=not block)
+        try:
+            self.buffer += self.decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            self.buffer += error.object[: error.start].decode()
+            self.broken = error
+            return True
         return bool(block)
 
     def peek(self) -> str:
