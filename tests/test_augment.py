@@ -113,6 +113,16 @@ def test_names_change_everywhere_alike():
     assert made.messages[1] == booking().messages[1]
 
 
+@pytest.mark.parametrize("thinking", ["One call: search.", "Ask first: search needs it.", "Use search now."])
+def test_a_plan_names_the_new_name_though_the_old_one_is_a_plain_word(thinking):
+    row = single("Find cats", "search", query="cats")
+    row = replace(row, messages=(row.messages[0], replace(row.messages[1], thinking=thinking)))
+    made = [made for seed in range(20) if (made := renamed(row, random.Random(seed)))]
+    names = {m.tools[0].name for m in made}
+    assert names - {"search"}
+    assert all(m.messages[1].thinking == thinking.replace("search", m.tools[0].name) for m in made)
+
+
 def test_names_that_would_meet_are_left():
     twins = Conversation((), (Tool("get_x"), Tool("fetch_x"), Tool("retrieve_x"), Tool("read_x")))
     made = [renamed(twins, random.Random(seed)) for seed in range(30)]

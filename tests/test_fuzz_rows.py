@@ -4,6 +4,7 @@ The default suite runs the short form; `slow` runs more than 10,000 rows.
 """
 
 import copy
+import itertools
 import json
 import random
 from pathlib import Path
@@ -16,7 +17,7 @@ from tiny import long_row, tiny_model, tiny_tokenizer, weather_rows
 
 from calltune.cli import main
 from calltune.data.check import Checker
-from calltune.data.files import MAX_ROW
+from calltune.data.files import MAX_ROW, file_rows
 from calltune.data.sources import Source
 from calltune.render import limit_length, render
 from calltune.template import choose_template
@@ -200,6 +201,30 @@ def test_no_line_of_a_broken_file_is_lost(tmp_path, capsys, count):
     main(["check", str(out), "--json"])
     again = json.loads(capsys.readouterr().out)
     assert {p["kind"] for p in again["problems"] if p["severity"] == "error"} <= {"duplicate_id"}
+
+
+@pytest.mark.parametrize("text", ['[{"a": 1}}, {"b": 2}]', "[1, 2}", "[}"])
+def test_a_bracket_too_many_ends_a_list(tmp_path, text):
+    (tmp_path / "rows.json").write_text(text)
+    rows = list(itertools.islice(file_rows(tmp_path / "rows.json"), 20))
+    assert len(rows) <= 3
+    assert rows[-1].problem.kind == "bad_json" and "what follows cannot be read" in rows[-1].problem.expected
+
+
+def test_every_broken_list_comes_to_an_end(tmp_path):
+    rng = random.Random(11)
+    whole = json.dumps([{"a": [1, {"b": "c"}]}, {"d": None}, 7, "e"]).encode()
+    for _ in range(1500):
+        text = whole
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(text))
+            text = (
+                text[:at]
+                + rng.choice([b"", *(bytes([c]) for c in b'}]{[,"\\ \xff')])
+                + text[at + rng.choice((0, 1, 5)) :]
+            )
+        (tmp_path / "rows.json").write_bytes(b"[" + text[1:])
+        assert len(list(itertools.islice(file_rows(tmp_path / "rows.json"), 60))) < 60, text
 
 
 def test_what_passes_trains_one_step_on_a_tiny_model(tmp_path, template, tokenizer):

@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+from chat_templates import QWEN3
 from test_check import CALLED, SHARED, needs_shared, row, say
 from test_forms import ROWS
-from tiny import tiny_model, tiny_tokenizer, weather_rows
+from tiny import long_row, tiny_model, tiny_tokenizer, weather_rows
 
 from calltune.cli import main
+from calltune.data.manifest import read_manifest
 from calltune.data.mixture import Weighing, is_mixture, read_source_settings
 from calltune.data.readers import load_splits
 from calltune.errors import InputError
@@ -110,6 +112,28 @@ def test_with_a_model_lengths_are_told_and_shown(mix, tmp_path, capsys):
     assert manifest["lost"]["too_long"] > 0 and manifest["lengths"]["max"] <= lengths["p50"]
 
 
+def test_plans_that_the_template_drops_are_among_the_findings(tmp_path, capsys):
+    model = tmp_path / "m"
+    model.mkdir()
+    tiny_tokenizer(model, "chatml", QWEN3)
+    (model / "config.json").write_text("{}")
+    write(tmp_path / "a.jsonl", [long_row().to_openai()])
+    _, manifest = prepared(capsys, tmp_path / "a.jsonl", "--out", tmp_path / "out", "--model", model, "--test", 0,
+                           "--valid", 0)  # fmt: skip
+    (found,) = [p for p in manifest["findings"] if p["kind"] == "thinking_dropped"]
+    assert found["found"].startswith("1 rows")
+
+
+def test_a_manifest_of_another_program_is_none_of_ours(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "my app", "icons": []}')
+    assert read_manifest(tmp_path) is None
+    (tmp_path / "manifest.json").write_text("[1]")
+    assert read_manifest(tmp_path) is None
+    (tmp_path / "manifest.json").write_text('{"version": 1, "calltune": "0", "parts": 7}')
+    with pytest.raises(InputError, match="cannot be read"):
+        read_manifest(tmp_path)
+
+
 def test_a_run_keeps_the_manifest_and_refuses_changed_files(mix, tmp_path, capsys):
     from calltune.settings import TrainSettings
     from calltune.train import train
@@ -127,6 +151,36 @@ def test_a_run_keeps_the_manifest_and_refuses_changed_files(mix, tmp_path, capsy
         file.write(json.dumps(row()) + "\n")
     with pytest.raises(InputError, match=r"changed since it was prepared[\s\S]*train\.jsonl"):
         train(TrainSettings(data=str(out), out=str(tmp_path / "r3"), **common))
+
+
+def test_prepared_data_is_not_split_again(mix, tmp_path, capsys):
+    from calltune.prepare import read_parts
+    from calltune.settings import TrainSettings
+
+    out = tmp_path / "out"
+    prepared(capsys, mix, "--out", out, "--test", "0", "--valid", "0")
+    parts = read_parts(TrainSettings(model="m", data=str(out)))
+    assert len(parts.train) == len(lines(out / "train.jsonl")) and not parts.valid and not parts.test
+    assert parts.manifest and "no valid and no test rows" in parts.notes[0]
+    (out / "manifest.json").unlink()
+    assert read_parts(TrainSettings(model="m", data=str(out))).test
+
+
+def test_sources_that_share_ids_give_rows_with_ids_of_their_own(tmp_path, capsys):
+    calls = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"n": i}}}]}
+             for i in range(80)]  # fmt: skip
+    for k, name in enumerate("ab"):
+        write(tmp_path / f"{name}.jsonl", [
+            row(id=str(i), messages=[say("user", f"set lamp {40 * k + i} to {40 * k + i}"), calls[40 * k + i]])
+            for i in range(40)])  # fmt: skip
+    path = tmp_path / "two.yaml"
+    path.write_text("sources: [{data: a.jsonl, weight: 2}, b.jsonl]\nduplicates: true\ntest: 0.2\n")
+    _, manifest = prepared(capsys, path, "--out", tmp_path / "out")
+    for part, found in manifest["parts"].items():
+        ids = [r["id"] for r in lines(tmp_path / "out" / f"{part}.jsonl")]
+        assert len(set(ids)) == len(ids) == found["rows"]
+    main(["check", str(tmp_path / "out"), "--json"])
+    assert "duplicate_id" not in {p["kind"] for p in json.loads(capsys.readouterr().out)["problems"]}
 
 
 def test_a_yaml_of_sources_can_be_checked(mix, capsys):
@@ -178,6 +232,38 @@ def test_a_split_by_tool_holds_tools_out_of_all_sources(tmp_path, capsys):
     for name in ("train", "valid"):
         for value in lines(tmp_path / "out" / f"{name}.jsonl"):
             assert not held & {t["function"]["name"] for t in value["tools"]}
+
+
+def test_sources_that_offer_the_same_tools_hold_out_the_same_ones(tmp_path, capsys):
+    tools = [{"name": f"tool_{i}", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+             for i in range(8)]  # fmt: skip
+    for k, name in enumerate("ab"):
+        write(tmp_path / f"{name}.jsonl", [{"id": f"{name}{i}", "tools": tools, "messages": [
+            say("user", f"run number {100 * k + i} of kind {i % 4}"),
+            {"role": "assistant", "tool_calls": [{"function": {"name": f"tool_{i % 4 + 4 * k}", "arguments": {
+                "n": 100 * k + i}}}]}]} for i in range(40)])  # fmt: skip
+    path = tmp_path / "two.yaml"
+    path.write_text("sources: [a.jsonl, b.jsonl]\nduplicates: true\nsplit-by: tool\ntest: 0.3\n")
+    code, manifest = prepared(capsys, path, "--out", tmp_path / "out")
+    assert code == 0 and manifest["lost"] == {}
+    assert sum(part["rows"] for part in manifest["parts"].values()) == 80
+    held = set(manifest["held_out_tools"])
+    assert held and manifest["parts"]["test"]["rows"] == 10 * len(held)
+    for name in set(manifest["parts"]) - {"test"}:
+        for value in lines(tmp_path / "out" / f"{name}.jsonl"):
+            assert not held & {t["function"]["name"] for t in value["tools"]}
+    # a test part that a source brings stays; only its training rows that call a held-out tool are lost
+    (tmp_path / "b").mkdir()
+    rows = lines(tmp_path / "b.jsonl")
+    rows += lines(tmp_path / "a.jsonl")[:8]
+    rows = [r | {"id": f"x{i}"} for i, r in enumerate(rows[::-1])]
+    write(tmp_path / "b" / "train.jsonl", rows[:32])
+    write(tmp_path / "b" / "test.jsonl", rows[32:])
+    path.write_text("sources: [a.jsonl, b]\nduplicates: true\nsplit-by: tool\ntest: 0.3\nvalid: 0\n")
+    code, manifest = prepared(capsys, path, "--out", tmp_path / "out2")
+    called = [r["messages"][1]["tool_calls"][0]["function"]["name"] for r in rows[:32]]
+    leaks = sum(name in manifest["held_out_tools"] for name in called)
+    assert leaks and code == 0 and manifest["lost"] == {"leak": leaks}
 
 
 def test_made_rows_bring_their_parts_results_and_notes(tmp_path, capsys):

@@ -13,6 +13,7 @@ from tiny import TOOLS, tiny_tokenizer, weather_rows
 
 from calltune.cli import main
 from calltune.data.balance import no_call_share, right_tool_first_share, shuffle_tools
+from calltune.data.files import file_rows
 from calltune.data.readers import load_conversations, load_splits, read_conversations
 from calltune.data.split import split_rows
 from calltune.errors import InputError
@@ -529,12 +530,32 @@ def test_json_gz_lines_in_a_json_file_and_mappings(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps([row(), row()], indent=2))
     (tmp_path / "c.json").write_text(lines)
     (tmp_path / "d.json").write_text(json.dumps(row(), indent=2))
+    (tmp_path / "e.json").write_text(lines, encoding="utf-8-sig")
     counts = [len(load_conversations(path)) for path in sorted(tmp_path.iterdir())]
-    assert counts == [2, 2, 2, 1]
+    assert counts == [2, 2, 2, 1, 2]
     parts = load_splits({"train": [row()], "validation": [row()], "test": [row()]})
     assert sorted(parts) == ["test", "train", "valid"]
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
     assert problems_of(tmp_path / "a.jsonl.gz")[0].kind == "unreadable_file"
+
+
+@pytest.mark.parametrize("rest", ['\n[{"b": 2}]\n', ' {"b": 2}', "]"])
+def test_text_after_the_end_of_a_list_is_told(tmp_path, rest):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([row()]) + rest)
+    (problem,) = problems_of(path)
+    assert (problem.kind, problem.row) == ("bad_json", 2) and "text after the end of the list" in problem.found
+    path.write_text(json.dumps([row()]) + " \n\n")
+    assert len(load_conversations(path)) == 1
+
+
+def test_a_list_is_read_up_to_the_byte_that_is_not_utf8(tmp_path):
+    good = json.dumps([row(), row()])
+    (tmp_path / "data.json").write_bytes(good.encode()[:-1] + b', {"a": "\xff"}, {}]')
+    rows = list(file_rows(tmp_path / "data.json"))
+    assert [r.problem and r.problem.kind for r in rows] == [None, None, "bad_encoding"] and rows[2].line == 3
+    (tmp_path / "data.json").write_bytes(good.encode()[:-1] + b"\xe2")
+    assert [r.problem and r.problem.kind for r in file_rows(tmp_path / "data.json")] == [None, "bad_encoding"]
 
 
 def test_a_folder_with_two_files_for_one_part(tmp_path):

@@ -144,7 +144,15 @@ def read_parts(settings: TrainSettings, data: Any = None) -> Parts:
     if is_mixture(settings.data):
         return _mixed(str(settings.data))
     manifest = read_manifest(Path(str(settings.data)).expanduser())
-    return replace(_parted(settings.data, settings), manifest=manifest)
+    return _parted(settings.data, settings) if manifest is None else _as_prepared(manifest, settings)
+
+
+def _as_prepared(manifest: Mapping[str, Any], settings: TrainSettings) -> Parts:
+    """The parts as they are: split again, copies of one row that prepare made would stand on both sides."""
+    made = _parted(settings.data, replace(settings, test=0.0, valid=0.0))
+    without = [name for name, rows in (("valid", made.valid), ("test", made.test)) if not rows]
+    said = f"the prepared data has no {' and no '.join(without)} rows, and is not split again"
+    return replace(made, origin="as calltune prepare split it", manifest=manifest, notes=(said,) if without else ())
 
 
 def _mixed(file: str) -> Parts:

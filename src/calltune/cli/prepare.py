@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         hashes = {name: write_rows(work / f"{name}.jsonl", rows) for name, rows in pipeline.parts().items() if rows}
         measured = _train_lengths(lengths, pipeline.split.train) if lengths else None
         manifest = manifest_of(pipeline, settings, sources, hashes, measured)
+        manifest["findings"] += [problem.to_dict() for problem in (lengths.finish() if lengths else ())]
         _write_pages(work, manifest)
     if args.json:
         print(json.dumps(manifest, ensure_ascii=False, indent=1))

@@ -89,7 +89,11 @@ def _json_rows(file: IO[bytes]) -> Iterator[Row]:
     whole = start + file.read(MAX_ROW)
     if not file.read(1):  # that was all of it
         row = read_row(1, whole)
-        if row.problem is None or whole.lstrip()[:1] != b"{" or b"\n" not in whole.strip():
+        if (
+            row.problem is None
+            or whole.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"
+            or b"\n" not in whole.strip()
+        ):
             yield from [row] if whole.strip() else []
             return
     file.seek(0)
@@ -103,20 +107,26 @@ def _items(text: Decoded) -> Iterator[Row]:
         text.skip("[")
         while (first := text.peek()) not in ("", "]"):
             end = text.item_end()
-            if end is None:
-                found = f"{shorten(text.buffer[:60], 60)} does not end within {MAX_ROW} bytes"
+            if end is None or (end == 0 and first == "}"):
+                where = f"does not end within {MAX_ROW} bytes" if end is None else "stands where an item should"
+                found = f"{shorten(text.buffer[:60], 60)} {where}"
                 yield Row(line, problem=Problem("bad_json", found, "JSON; what follows cannot be read", row=line))
                 return
             yield read_row(line, text.take(end))
             line += 1
             if text.peek() == ",":
                 text.skip(",")
+        text.skip("]")
+        rest = text.buffer[:60] if first and text.peek() else ""
     except UnicodeDecodeError as error:
         found = f"{error.reason}; what follows cannot be read"
         yield Row(line, problem=Problem("bad_encoding", found, "UTF-8 text", row=line))
         return
     if first != "]":
         yield Row(line, problem=Problem("bad_json", "the list does not end", "a ] at the end", row=line))
+    elif rest:
+        found = f"text after the end of the list; it was not read: {shorten(rest, 60)}"
+        yield Row(line, problem=Problem("bad_json", found, "one list and nothing after it", row=line))
 
 
 def read_row(number: int, line: bytes | str) -> Row:
@@ -175,13 +185,22 @@ class Decoded:
     """The text of a file, as much of it as an item needs."""
 
     def __init__(self, file: IO[bytes], start: bytes) -> None:
-        self.file = file
+        self.file, self.start = file, start  # decoded by `more` like the rest: it may be no UTF-8 either
         self.decoder = codecs.getincrementaldecoder("utf-8")()
-        self.buffer = self.decoder.decode(start)
+        self.buffer = ""
+        self.broken: UnicodeDecodeError | None = None
 
     def more(self, size: int = BLOCK) -> bool:
-        block = self.file.read(size)
-        self.buffer += self.decoder.decode(block, final=not block)
+        """Raises UnicodeDecodeError, but only when all that stands before the broken byte was given."""
+        if self.broken:
+            raise self.broken
+        block, self.start = self.start or self.file.read(size), b""
+        try:
+            self.buffer += self.decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            self.buffer += error.object[: error.start].decode()
+            self.broken = error
+            return True
         return bool(block)
 
     def peek(self) -> str:

@@ -72,13 +72,15 @@ def categories(rows: Iterable[Conversation]) -> dict[str, int]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder of prepared data, None where there is none. Raises InputError where a file is not the
-    one that it was made with."""
+    """The manifest of a folder of prepared data, None where there is none or another program's. Raises InputError
+    where a file is not the one that it was made with."""
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not {"calltune", "version"} <= manifest.keys():
+            return None  # another tool's file, as web pages and exporters have them
         hashes = {name: part["sha256"] for name, part in manifest["parts"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = Problem("bad_manifest", f"{path}: {type(error).__name__}", "what `calltune prepare` wrote")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from calltune.data.mixture import SourceSettings, Weighing, is_mixture, parts_of
 from calltune.data.results import with_results
 from calltune.data.sources import PARTS as PART_NAMES
 from calltune.data.sources import Source
-from calltune.data.split import Split, leaks_between, split_rows
+from calltune.data.split import Split, leaks_between, split_rows, tools_to_hold_out, without_tools
 from calltune.data.synthesise import synthesise
 from calltune.data.teacher import Teacher, teach
 from calltune.errors import InputError, Problem
@@ -110,19 +111,20 @@ def run_pipeline(
     """The parts of all sources. `measure`: findings that need a model; `rejected` is told of every row that does not
     pass, with its source. Raises InputError where no row is left to train."""
     checker = Checker(settings.strict, measure, read_benchmarks(settings.benchmark))
-    splits: list[Split] = []
+    read: list[dict[str, list[Conversation]]] = []
     came = []
     for one in sources:
         counts = Came(one.name, one.weight)
         opened = _open(one, settings, counts)
-        parts = {name: list(_passed(source, checker, counts, settings, rejected)) for name, source in opened}
-        splits.append(_part(parts, settings, one.name))
+        read.append({name: list(_passed(source, checker, counts, settings, rejected)) for name, source in opened})
         came.append(counts)
+    held = _held(read, settings)
+    splits = [_part(parts, settings, one.name, held) for parts, one in zip(read, sources, strict=True)]
     split = _whole(splits)
     leaks = leaks_between(split, settings.split_by, lambda row: [*like_keys(row, request_words(row))])
     for i in leaks:
         came[_source_of(splits, i)].lost["leak"] += 1
-    train = _weighed(splits, sources, set(leaks), settings.seed)
+    train = _own_ids(_weighed(splits, sources, set(leaks), settings.seed))
     if not train:
         raise InputError("no row is left to train", problems=[_why(counts) for counts in came],
                          next_step="`calltune check DATA` tells what is wrong with each")  # fmt: skip
@@ -131,7 +133,8 @@ def run_pipeline(
     if any_change(settings):
         done = augment(train, settings, settings.seed, measure)
         train, changes = done.rows, {"made": dict(done.made), "given_up": dict(done.given_up)}
-    whole = replace(split, train=tuple(train))
+    valid, test = (tuple(_own_ids(rows)) for rows in (split.valid, split.test))
+    whole = replace(split, train=tuple(train), valid=valid, test=test)
     return Pipeline(whole, tuple(came), tuple(checker.finish()), changes, dict(Counter(leaks.values())), weighed)
 
 
@@ -197,26 +200,54 @@ def _passed(
             rejected(source.name, checked)
 
 
-def _part(parts: Mapping[str, Sequence[Conversation]], settings: PrepareSettings, name: str) -> Split:
-    """Parts that a source brings stay; what is missing comes from its training rows."""
+def _held(read: Sequence[Mapping[str, Sequence[Conversation]]], settings: PrepareSettings) -> AbstractSet[str]:
+    """The tools to hold out, chosen once for all sources: each by itself would choose what others train. Raises
+    InputError."""
+    if settings.split_by != "tool":
+        return frozenset()
+    rows = [row for parts in read if "test" not in parts for row in parts.get("train", ())]
+    return tools_to_hold_out(rows, settings.test, settings.valid, settings.seed)
+
+
+def _part(
+    parts: Mapping[str, Sequence[Conversation]], settings: PrepareSettings, name: str, held: AbstractSet[str]
+) -> Split:
+    """Parts that a source brings stay; what is missing comes from its training rows. Held-out tools are offered
+    nowhere else; a row that calls one stays in a source with a test part of its own, and counts as a leak."""
     rows = parts.get("train", ())
     test = 0.0 if "test" in parts else settings.test
     valid = 0.0 if "valid" in parts else settings.valid
-    if not rows:
-        return Split((), tuple(parts.get("valid", ())), tuple(parts.get("test", ())))
-    try:
-        split = split_rows(rows, test, valid, settings.seed, settings.split_by, stable=True)
-    except InputError as error:
-        raise InputError(f"{name}: {error.message}", problems=error.problems, next_step=error.next_step) from None
+    split = Split(())
+    if rows:
+        chosen = frozenset[str]() if "test" in parts else held
+        try:
+            split = split_rows(rows, test, valid, settings.seed, settings.split_by, stable=True, held=chosen)
+        except InputError as error:
+            raise InputError(f"{name}: {error.message}", problems=error.problems, next_step=error.next_step) from None
     given = {part: tuple(parts[part]) for part in ("valid", "test") if part in parts}
-    return replace(split, **given)  # type: ignore[arg-type]
+    split = replace(split, **given)  # type: ignore[arg-type]
+    return replace(split, train=without_tools(split.train, held), valid=without_tools(split.valid, held),
+                   held_out=tuple(sorted(held)))  # fmt: skip
 
 
 def _whole(splits: Sequence[Split]) -> Split:
-    """All sources together. A tool that one holds out is held out of all."""
+    """All sources together, which hold out the same tools."""
     train, valid, test = ([row for split in splits for row in getattr(split, name)] for name in NAMES)
-    held = tuple(sorted({name for split in splits for name in split.held_out}))
-    return Split(tuple(train), tuple(valid), tuple(test), held)
+    return Split(tuple(train), tuple(valid), tuple(test), splits[0].held_out)
+
+
+def _own_ids(rows: Sequence[Conversation]) -> list[Conversation]:
+    """Sources may use the same ids, as row numbers; of such rows a later one gets a free one, as `row 7#2`."""
+    given, used = {row.id for row in rows}, set[str | None]()
+    found = []
+    for row in rows:
+        own, number = row.id, 1
+        while row.id is not None and (own in used or (number > 1 and own in given)):
+            number += 1
+            own = f"{row.id}#{number}"
+        used.add(own)
+        found.append(row if own == row.id else replace(row, id=own))
+    return found
 
 
 def _source_of(splits: Sequence[Split], i: int) -> int:

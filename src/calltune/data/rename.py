@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from calltune.data.kinds import name_words
+from calltune.data.plans import call_plan
 from calltune.data.tool_rows import plain_schema
-from calltune.schema import Conversation, Message, Tool
+from calltune.schema import Conversation, Message, Tool, ToolCall
 
 # Words of names, each with others that may stand for it.
 _SYNONYMS = """
@@ -96,13 +97,25 @@ def _message(
         message,
         calls=calls,
         name=tools.get(message.name, message.name) if message.name else message.name,
-        thinking=None if message.thinking is None else _in_words(message.thinking, words),
+        thinking=_plan(message, calls, tools, words),
     )
 
 
-def _in_words(text: str, names: Mapping[str, str]) -> str:
-    """A text with whole names put in place of others; only names that look like one, not common words."""
-    named = [name for name in names if "_" in name or re.search(r"[a-z][A-Z]", name)]
+def _plan(
+    message: Message, calls: Sequence[ToolCall], tools: Mapping[str, str], words: Mapping[str, str]
+) -> str | None:
+    """The thinking under the new names: a plan names tools that are on offer, even where a name is a plain word."""
+    if message.thinking is None:
+        return None
+    if calls and message.thinking == call_plan(message.calls):
+        return call_plan(calls)
+    return _in_words(message.thinking, {**words, **tools}, always=tools)
+
+
+def _in_words(text: str, names: Mapping[str, str], always: Collection[str] = ()) -> str:
+    """A text with whole names put in place of others; only names that look like one, not common words, and those of
+    `always`."""
+    named = [name for name in names if name in always or "_" in name or re.search(r"[a-z][A-Z]", name)]
     if not named:
         return text
     pattern = "|".join(re.escape(name) for name in sorted(named, key=len, reverse=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,12 +40,14 @@ def split_rows(
     by: By = "row",
     *,
     stable: bool = False,
+    held: AbstractSet[str] | None = None,
 ) -> Split:
     """Splits at random by content; `ceil(share x rows)` rows are test and valid, the rest is train, unless `stable`.
 
     3,570 rows with test=0.1, valid=0 give 3,213 and 357. `by="tool"`: tools are held out until the rows that call at
     least one of them are the test share; those rows are the test part, and in the other parts held-out tools are not
-    even offered. Rows without a call are split by row. `by="phrasing"`: rows of one wording stay together. Raises
+    even offered. Rows without a call are split by row. `held`: the tools, where they are
+    chosen already (`tools_to_hold_out`). `by="phrasing"`: rows of one wording stay together. Raises
     InputError.
     """
     problems = [
@@ -57,7 +60,8 @@ def split_rows(
     if problems:
         raise InputError("the data cannot be split so", problems=problems)
     if by == "tool":
-        return _by_tool(conversations, test, valid, seed, stable)
+        held = tools_to_hold_out(conversations, test, valid, seed) if held is None else held
+        return _by_tool(conversations, test, valid, seed, stable, held)
     if by == "phrasing":
         parts = _grouped([phrasing(c) for c in conversations], test, valid, seed, stable)
     else:
@@ -111,16 +115,37 @@ def _grouped(groups: Sequence[str], test: float, valid: float, seed: int, stable
     return [chosen[group] for group in groups]
 
 
-def _by_tool(conversations: Sequence[Conversation], test: float, valid: float, seed: int, stable: bool) -> Split:
-    called = [{call.name for m in c.messages for call in m.calls} for c in conversations]
-    held, known = _held_out(called, test, seed)
-    ranks = [rank(seed, content_key(c)) for c in conversations]
-    parts = [TEST if (names & held if names else r < test) else TRAIN for names, r in zip(called, ranks, strict=True)]
-    rest = [i for i, part in enumerate(parts) if part == TRAIN]
-    if conversations and (not rest or _size(valid, len(conversations)) >= len(rest)):
+def tools_to_hold_out(
+    conversations: Sequence[Conversation], test: float, valid: float, seed: int
+) -> AbstractSet[str]:
+    """The tools that rows of all sources together hold out for testing. Raises InputError where too few rows are left
+    to train."""
+    held, known = _held_out([_called(c) for c in conversations], test, seed)
+    rest = _tool_parts(conversations, test, seed, held).count(TRAIN)
+    if conversations and (not rest or _size(valid, len(conversations)) >= rest):
         problem = Problem("too_few_rows", f"{len(conversations)} rows, {known} tools")
         step = "the rows share too few tools to hold some out; split by row"
         raise InputError("the data cannot be split by tool", problems=[problem], next_step=step)
+    return held
+
+
+def _called(conversation: Conversation) -> set[str]:
+    return {call.name for m in conversation.messages for call in m.calls}
+
+
+def _tool_parts(conversations: Sequence[Conversation], test: float, seed: int, held: AbstractSet[str]) -> list[int]:
+    """Rows that call a held-out tool are tested; those that call none by their rank."""
+    return [
+        TEST if (names & held if (names := _called(c)) else rank(seed, content_key(c)) < test) else TRAIN
+        for c in conversations
+    ]
+
+
+def _by_tool(
+    conversations: Sequence[Conversation], test: float, valid: float, seed: int, stable: bool, held: AbstractSet[str]
+) -> Split:
+    parts = _tool_parts(conversations, test, seed, held)
+    rest = [i for i, part in enumerate(parts) if part == TRAIN]
     # a rank of its own: those of rows without a call that are left begin at `test`
     own = {i: rank(seed + 1, content_key(conversations[i])) for i in rest}
     if stable:
@@ -130,7 +155,7 @@ def _by_tool(conversations: Sequence[Conversation], test: float, valid: float, s
     for i in chosen:
         parts[i] = VALID
     train, valid_rows, test_rows = (_of(conversations, parts, part) for part in (TRAIN, VALID, TEST))
-    return Split(_without(train, held), _without(valid_rows, held), test_rows, tuple(sorted(held)))
+    return Split(without_tools(train, held), without_tools(valid_rows, held), test_rows, tuple(sorted(held)))
 
 
 def _held_out(called: Sequence[set[str]], test: float, seed: int) -> tuple[set[str], int]:
@@ -150,8 +175,12 @@ def _held_out(called: Sequence[set[str]], test: float, seed: int) -> tuple[set[s
     return held, len(rows_of)
 
 
-def _without(conversations: Sequence[Conversation], held: set[str]) -> tuple[Conversation, ...]:
-    return tuple(replace(c, tools=tuple(t for t in c.tools if t.name not in held)) for c in conversations)
+def without_tools(conversations: Sequence[Conversation], held: AbstractSet[str]) -> tuple[Conversation, ...]:
+    """Rows that do not offer the held-out tools, unless they call one."""
+    return tuple(
+        replace(c, tools=tuple(t for t in c.tools if t.name not in held or t.name in called))
+        for c, called in ((c, _called(c)) for c in conversations)
+    )
 
 
 # ---- leaks between the parts ------------------------------------------------------------------------------------
