@@ -45,8 +45,7 @@ def questions_of(rows: Sequence[Conversation], limit: int | None = None) -> list
         name = row.id or f"row:{number}"
         turns = [i for i, m in enumerate(row.messages) if m.role == "assistant" and i]
         for i in (i for i in turns if row.messages[i - 1].role == "user"):
-            seen[name] += 1  # ids are unique in a file of predictions (CONTRACT)
-            id = name if seen[name] == 1 else f"{name}#{seen[name]}"
+            id = _free(name, seen)  # ids are unique in a file of predictions (CONTRACT)
             category = str(row.meta.get("category") or _category(row.messages[i].calls))
             calls = row.messages[i].calls
             also = read_acceptable(row, calls) if i == turns[-1] else ()
@@ -55,6 +54,17 @@ def questions_of(rows: Sequence[Conversation], limit: int | None = None) -> list
         raise InputError("the rows hold nothing to score: no assistant turn answers a user's message",
                          next_step="give rows with the right answer as the last turn")  # fmt: skip
     return found[:limit]
+
+
+def _free(name: str, seen: Counter[str]) -> str:
+    """The name, or with a number that makes it one that was not seen: a row may be called `a#2` itself."""
+    seen[name] += 1
+    if seen[name] == 1:
+        return name
+    while seen[id := f"{name}#{seen[name]}"]:
+        seen[name] += 1
+    seen[id] += 1
+    return id
 
 
 def _category(calls: Sequence[ToolCall]) -> str:
