@@ -7,7 +7,6 @@ adapter, template, precision, limit of tokens, and the question itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from calltune.platform.paths import atomic_write, check_writable, sha256_file
 from calltune.progress import Progress, Silent
 from calltune.report import Answer
 from calltune.schema import Reply
-from calltune.tasks.questions import Question
+from calltune.tasks.questions import Question, question_hash
 from calltune.tasks.results import readable_calls
 
 
@@ -157,11 +156,6 @@ class AnswerFile:
         if self.file is not None:
             self.file.close()
             self.file = None
-
-
-def question_hash(question: Question) -> str:
-    asked = repr((question.id, question.messages, [tool.to_openai() for tool in question.tools]))
-    return hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()[:24]
 
 
 def answer_key(caller: Caller, max_tokens: int) -> dict[str, Any]:

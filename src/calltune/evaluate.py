@@ -25,7 +25,7 @@ from calltune.runs import Run, now
 from calltune.schema import Conversation
 from calltune.score import aggregate
 from calltune.tasks.few_shot import FEW_SHOT, with_examples
-from calltune.tasks.questions import Question, questions_of, request_of
+from calltune.tasks.questions import Question, question_hash, questions_of, request_of
 from calltune.tasks.results import official_figures, write_results
 from calltune.tasks.suites import SUITE_NOTES, is_benchmark, suite_facts, suite_questions
 
@@ -252,7 +252,7 @@ def make_cases(
     """Questions with the answers after and, on the same cases, before. `lengths`: of the prompts in tokens."""
     return tuple(
         Case(q.id, q.category, request_of(q), q.expected, a, before[i] if before else None, len(q.tools),
-             lengths[i] if lengths else None, trained.had(q) if trained else None)
+             lengths[i] if lengths else None, trained.had(q) if trained else None, question_hash(q))
         for i, (q, a) in enumerate(zip(questions, after, strict=True))
     )  # fmt: skip
 

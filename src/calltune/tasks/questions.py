@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,6 +90,13 @@ def _limited(cases: Sequence[BfclCase], limit: int | None) -> list[BfclCase]:
         ranked.append((turn[case.category], i))
         turn[case.category] += 1
     return [cases[i] for i in sorted(i for _, i in sorted(ranked)[:limit])]
+
+
+def question_hash(question: Question) -> str:
+    """What is asked and what is right, in a few letters; the id is no part of it: every data set has a first row."""
+    said = [[m.role, m.content, m.thinking, [call.to_dict() for call in m.calls], m.name] for m in question.messages]
+    asked = [said, [tool.to_openai() for tool in question.tools], [call.to_dict() for call in question.expected]]
+    return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()[:16]
 
 
 def request_of(question: Question) -> str:
