@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from chat_templates import QWEN3
 from test_check import CALLED, SHARED, needs_shared, row, say
 from test_forms import ROWS
-from tiny import tiny_model, tiny_tokenizer, weather_rows
+from tiny import long_row, tiny_model, tiny_tokenizer, weather_rows
 
 from calltune.cli import main
 from calltune.data.mixture import Weighing, is_mixture, read_source_settings
@@ -108,6 +109,19 @@ def test_with_a_model_lengths_are_told_and_shown(mix, tmp_path, capsys):
     _, manifest = prepared(capsys, mix, "--out", tmp_path / "short", "--model", model, "--max-seq-length",
                            lengths["p50"])  # fmt: skip
     assert manifest["lost"]["too_long"] > 0 and manifest["lengths"]["max"] <= lengths["p50"]
+
+
+def test_plans_that_the_template_drops_are_told(tmp_path, capsys):
+    model = tmp_path / "m"
+    model.mkdir()
+    tiny_tokenizer(model, "chatml", QWEN3)
+    (model / "config.json").write_text("{}")
+    data = write(tmp_path / "long.jsonl", [r.to_openai() for r in (long_row(), *weather_rows(12))])
+    _, manifest = prepared(capsys, data, "--out", tmp_path / "out", "--model", model, "--max-seq-length", 5000,
+                           "--test", 0, "--valid", 0)  # fmt: skip
+    found = [problem["found"] for problem in manifest["findings"] if problem["kind"] == "thinking_dropped"]
+    assert found == ["1 rows with a plan before the last answer"]
+    assert "thinking_dropped" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_keeps_the_manifest_and_refuses_changed_files(mix, tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             pipeline = run_pipeline(settings, sources, lengths, rejected)
         hashes = {name: write_rows(work / f"{name}.jsonl", rows) for name, rows in pipeline.parts().items() if rows}
         measured = _train_lengths(lengths, pipeline.split.train) if lengths else None
+        told = lengths.finish() if lengths else []
+        pipeline = replace(pipeline, set_problems=(*pipeline.set_problems, *told))
         manifest = manifest_of(pipeline, settings, sources, hashes, measured)
         _write_pages(work, manifest)
     if args.json:
