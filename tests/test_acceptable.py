@@ -65,9 +65,24 @@ def test_matching():
 
 @pytest.mark.parametrize("bad", [7, [], [{}, {}], [7], [{"city": "NYC"}]])
 def test_acceptable_values_that_cannot_be_read(bad):
-    with pytest.raises(InputError, match="acceptable values of r") as caught:
+    with pytest.raises(InputError, match="acceptable values of rows") as caught:
         kind([], [call("A")], bad)
     assert caught.value.problems[0].path.startswith("/meta/acceptable")
+
+
+def test_all_rows_with_acceptable_values_that_cannot_be_read_are_told_and_found_by_check(tmp_path, capsys):
+    given = (7, [{}], [7])
+    rows = [
+        replace(row, id=f"r{i}", meta={"acceptable": given[i]}) for i, row in enumerate(weather_rows(3, no_call=0))
+    ]
+    with pytest.raises(InputError) as caught:
+        questions_of(rows)
+    assert [problem.found.partition(":")[0] for problem in caught.value.problems] == ["r0", "r2"]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row.to_openai()) + "\n" for row in rows))
+    assert main(["check", str(data), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [p["row"] for p in found["problems"] if p["kind"] == "bad_acceptable"] == [1, 3]
 
 
 def test_predictions_become_replies():

@@ -53,6 +53,9 @@ def test_every_turn_after_a_user_is_a_question():
 def test_ids_are_unique_even_where_rows_are_not():
     row = weather_rows(1)[0]
     assert [q.id for q in questions_of([row, row, replace(row, id=None)])] == ["row-0", "row-0#2", "row:3"]
+    twice, other = replace(long_row(), id="a"), replace(row, id="a#2")
+    assert [q.id for q in questions_of([twice, other])] == ["a", "a#2", "a#2#2"]
+    assert [q.id for q in questions_of([other, twice, twice])] == ["a#2", "a", "a#3", "a#4", "a#5"]
 
 
 def test_limit_and_nothing_to_score():

@@ -112,16 +112,17 @@ def test_with_a_model_lengths_are_told_and_shown(mix, tmp_path, capsys):
     assert manifest["lost"]["too_long"] > 0 and manifest["lengths"]["max"] <= lengths["p50"]
 
 
-def test_plans_that_the_template_drops_are_among_the_findings(tmp_path, capsys):
+def test_plans_that_the_template_drops_are_told(tmp_path, capsys):
     model = tmp_path / "m"
     model.mkdir()
     tiny_tokenizer(model, "chatml", QWEN3)
     (model / "config.json").write_text("{}")
-    write(tmp_path / "a.jsonl", [long_row().to_openai()])
-    _, manifest = prepared(capsys, tmp_path / "a.jsonl", "--out", tmp_path / "out", "--model", model, "--test", 0,
-                           "--valid", 0)  # fmt: skip
-    (found,) = [p for p in manifest["findings"] if p["kind"] == "thinking_dropped"]
-    assert found["found"].startswith("1 rows")
+    data = write(tmp_path / "long.jsonl", [r.to_openai() for r in (long_row(), *weather_rows(12))])
+    _, manifest = prepared(capsys, data, "--out", tmp_path / "out", "--model", model, "--max-seq-length", 5000,
+                           "--test", 0, "--valid", 0)  # fmt: skip
+    found = [problem["found"] for problem in manifest["findings"] if problem["kind"] == "thinking_dropped"]
+    assert found == ["1 rows with a plan before the last answer"]
+    assert "thinking_dropped" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_manifest_of_another_program_is_none_of_ours(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,8 +177,11 @@ class Stops(Exception):
 def test_an_interrupted_run_goes_on(caller, tmp_path):
     """Stopped in the middle, with half a line at the end: only what is missing is asked, and the file is the same."""
     questions = bfcl_questions(CASES[:7])
-    whole = answer_all(caller, questions, max_tokens=5, kept=AnswerFile(tmp_path / "whole.jsonl"))
+    first = AnswerFile(tmp_path / "whole.jsonl")
+    whole = answer_all(caller, questions, max_tokens=5, kept=first)
+    first.done()
     path = tmp_path / "predictions.jsonl"
+    path.write_text("of an earlier evaluation\n")
     file, asked = AnswerFile(path), []
 
     class Interrupted:
@@ -200,22 +204,44 @@ def test_an_interrupted_run_goes_on(caller, tmp_path):
 
     with pytest.raises(Stops):
         answer_all(Interrupted(3), questions, max_tokens=5, batch_size=2, kept=file)
-    assert len(path.read_text().splitlines()) == 3 and file.state.exists()
-    with path.open("a") as end:
+    assert len(file.part.read_text().splitlines()) == 3 and file.state.exists()
+    with file.part.open("a") as end:
         end.write('{"id": "simple_py')
     again = answer_all(Interrupted(99), questions, max_tokens=5, batch_size=2, kept=AnswerFile(path))
     assert asked == [7, 4] and again == whole
-    assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
     # All are there until the whole evaluation is done, so that a finished baseline is not asked again.
-    assert answer_all(Interrupted(99), questions, max_tokens=5, kept=AnswerFile(path)) == whole
-    assert asked == [7, 4, 0]
-    file.forget()
-    assert not file.state.exists()
-    # Another limit of tokens makes other answers: nothing of the old ones is taken.
+    last = AnswerFile(path)
+    assert answer_all(Interrupted(99), questions, max_tokens=5, kept=last) == whole
+    assert asked == [7, 4, 0] and path.read_text() == "of an earlier evaluation\n"
+    last.done()
+    assert path.read_text() == first.path.read_text() and not last.part.exists() and not last.state.exists()
+    # Another limit of tokens makes other answers: nothing of the old ones is taken, nor are they lost at once.
     with pytest.raises(Stops):
         answer_all(Interrupted(3), questions, max_tokens=5, batch_size=2, kept=file)
-    answer_all(Interrupted(99), questions, max_tokens=4, batch_size=2, kept=AnswerFile(path))
-    assert asked == [7, 4, 0, 7, 7]
+    with pytest.raises(Stops):
+        answer_all(Interrupted(3), questions, max_tokens=4, batch_size=2, kept=AnswerFile(path))
+    assert asked == [7, 4, 0, 7, 7] and path.read_text() == first.path.read_text()
+    # Fewer questions: those that were answered are not asked again; a changed one is.
+    there = {json.loads(line)["id"] for line in file.part.read_text().splitlines()}
+    other = replace(questions[0], messages=(Message("user", "something else"),))
+    answer_all(Interrupted(99), [other, *questions[1:5]], max_tokens=4, batch_size=2, kept=AnswerFile(path))
+    left = [q for q in questions[1:5] if q.id not in there]
+    assert asked == [7, 4, 0, 7, 7, 1 + len(left)] and len(left) < 4
+
+
+def test_what_an_earlier_evaluation_left_goes(caller, tmp_path):
+    evaluate(caller, suite="bfcl:non_live_python", benchmark=DATA, baseline=caller.loaded.name, out=tmp_path, limit=6,
+             max_tokens=2)  # fmt: skip
+    (tmp_path / "bfcl_result" / "mine.txt").write_text("a file of the user")
+    evaluate(caller, suite="bfcl:live_parallel", benchmark=DATA, out=tmp_path, limit=1, max_tokens=2)
+    results = [path.name for path in (tmp_path / "bfcl_result").rglob("*.json")]
+    assert results == ["BFCL_v4_live_parallel_result.json"]
+    assert not (tmp_path / "predictions.before.jsonl").exists()
+    (tmp_path / "bfcl_result" / "mine.txt").unlink()
+    rows = [Conversation((Message("user", "Hello"), Message("assistant", "Hi.")), (), "r")]
+    evaluate(caller, rows, out=tmp_path, max_tokens=2)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "predictions.jsonl", "report.json", "report.md", "report.html"}  # fmt: skip
 
 
 def test_a_prediction_with_half_a_character_is_kept(tmp_path, caller):
@@ -224,7 +250,7 @@ def test_a_prediction_with_half_a_character_is_kept(tmp_path, caller):
     file.open(caller, [question], 5)
     file.add(question, Reply(content="\ud800", raw="\ud800"))
     file.close()
-    assert json.loads((tmp_path / "p.jsonl").read_text())["content"] == "\ud800"
+    assert json.loads(file.part.read_text())["content"] == "\ud800"
     assert prediction(question, Reply(raw="x", truncated=True))["truncated"] is True
 
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import zlib
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -21,7 +22,8 @@ CITIES = ["Paris", "Rome", "Oslo", "Lima", "Cairo", "Delhi", "Quito", "Bern", "K
 
 
 class Stub:
-    """Answers with what `reply(number, body)` gives: a text, or a status code."""
+    """Answers with what `reply(number, body)` gives: a text, a status code, or None for
+    what is no HTTP."""
 
     def __init__(self, reply):
         self.bodies, self.keys = [], []
@@ -33,6 +35,9 @@ class Stub:
                 outer.bodies.append(body)
                 outer.keys.append(self.headers.get("Authorization"))
                 given = reply(len(outer.bodies) - 1, body)
+                if given is None:
+                    self.wfile.write(b"what is this\r\n\r\n")
+                    return
                 status = given if isinstance(given, int) else 200
                 text = json.dumps({"choices": [{"message": {"content": given}}]}) if status == 200 else "busy"
                 self.send_response(status)
@@ -127,6 +132,40 @@ def test_a_busy_endpoint_is_asked_again_and_the_budget_holds(stub, tmp_path):
         teach(Teacher("file:///etc/passwd", "m"), [WEATHER], 9, tmp_path / "b.jsonl", sleep=waits.append)
 
 
+@pytest.mark.parametrize("url", ["localhost:1/v1", "http://", "http://host:port/v1", "http://ho st/v1", "http://[::1/v1",
+                                 "http://me:word@host:x/v1", "http://host/\x01v1"])  # fmt: skip
+def test_what_is_no_address_is_told_before_anything_is_asked(url, tmp_path):
+    def sleep(_):
+        raise AssertionError("it was asked")
+
+    with pytest.raises(InputError, match="is no address") as caught:
+        teach(Teacher(url, "m"), [WEATHER], 9, tmp_path / "a.jsonl", sleep=sleep)
+    assert "word" not in str(caught.value)
+
+
+def test_an_endpoint_that_speaks_no_http_is_an_error_of_the_input(stub, tmp_path):
+    server = stub(lambda *_: None)
+    with pytest.raises(InputError, match=r"gave no answer[\s\S]*BadStatusLine"):
+        teach(Teacher(server.url, "m"), [WEATHER], 9, tmp_path / "a.jsonl", sleep=lambda _: None)
+    assert len(server.bodies) == 4
+    with pytest.raises(InputError, match="http://host/v1 is no address"):  # urllib takes the password for a port
+        teach(Teacher("http://me:word@host/v1", "m"), [WEATHER], 9, tmp_path / "a.jsonl", sleep=lambda _: None)
+
+
+def test_what_was_refused_makes_no_later_row_a_duplicate(stub, tmp_path):
+    """The second request is like the first by the key of its last words, the fourth like the second by its first."""
+    words = ["amber", "birch", "cedar", "dune", "ember", "fjord", "glade", "heath", "oslo"]
+    words.sort(key=lambda word: zlib.crc32(word.encode()))
+    low, high, city = words[:6], words[6:], words[6]
+    requests = [(low[:3] + high, {"city": city}), (low[3:] + high, {"city": city}),
+                (high, {"city": city, "unit": "C"}), (low[3:] + high[:2], {"city": city})]  # fmt: skip
+    items = [{"request": " ".join(said), "arguments": arguments} for said, arguments in requests]
+    server = stub(lambda *_: json.dumps(items))
+    found = teach(Teacher(server.url, "m", budget=1), [WEATHER], 8, tmp_path / "a.jsonl", sleep=lambda _: None)
+    assert [row.messages[0].content for row in found.rows] == [items[i]["request"] for i in (0, 2, 3)]
+    assert found.refused == {"near_duplicate": 1}
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
@@ -162,3 +201,11 @@ def test_prepare_adds_what_the_teacher_wrote_to_the_training_rows(stub, tmp_path
     assert sum(r["id"].startswith("teacher:") for r in rows) == 8
     asked = len(server.bodies)
     assert main([*words, "--overwrite"]) == 0 and len(server.bodies) == asked  # out.teacher.jsonl has the answers
+
+
+def test_a_teacher_without_tools_to_write_for_is_an_error(tmp_path, capsys):
+    from calltune.cli import main
+
+    (tmp_path / "mix.yaml").write_text("teacher: http://localhost:1/v1\nsources:\n  - data: builtin:assistant\n")
+    assert main(["prepare", str(tmp_path / "mix.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "no source of tools" in capsys.readouterr().err

@@ -12,18 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calltune.compare import compare_arguments
-from calltune.errors import InputError, Problem, pointer
+from calltune.errors import Problem, pointer
 from calltune.schema import Conversation, Tool, ToolCall, find_tool, shorten
 
 KEY = "acceptable"
 Acceptable = tuple[Mapping[str, Sequence[Any]], ...]
 
 
-def read_acceptable(row: Conversation, calls: Sequence[ToolCall]) -> Acceptable:
-    """What a row says in its `meta`; nothing where it says nothing. Raises InputError where it does not fit."""
+def read_acceptable(row: Conversation) -> tuple[Acceptable, list[Problem]]:
+    """What a row says in its `meta`, and what of it does not fit the last turn. Nothing where it says nothing, or
+    where its last turn does not answer a user: that is not scored."""
     given = row.meta.get(KEY)
-    if given is None:
-        return ()
+    last = max((i for i, m in enumerate(row.messages) if m.role == "assistant" and i), default=0)
+    if given is None or not last or row.messages[last - 1].role != "user":
+        return (), []
+    calls = row.messages[last].calls
     problems = []
     if not isinstance(given, list) or len(given) != len(calls):
         found = f"{len(given)} objects" if isinstance(given, list) else shorten(given)
@@ -36,9 +39,7 @@ def read_acceptable(row: Conversation, calls: Sequence[ToolCall]) -> Acceptable:
         if not fits:
             place = f"/meta/{KEY}{pointer(i)}"
             problems.append(Problem("bad_acceptable", shorten(item), "an object of lists of values", place))
-    if problems:
-        raise InputError(f"the acceptable values of {row.id or 'a row'} cannot be read", problems=problems)
-    return tuple(given)
+    return (() if problems else tuple(given)), problems
 
 
 def fitted(

@@ -1,4 +1,5 @@
-"""Answers to questions, kept as they come: predictions.jsonl grows while the model generates.
+"""Answers to questions, kept as they come: predictions.part.jsonl grows while the model generates, and takes the
+place of predictions.jsonl when the evaluation is done, so that the old one lies beside its report until then.
 
 What was interrupted goes on where it stopped, if everything that decides an answer is the same as before: model,
 adapter, template, precision, limit of tokens, and the question itself.
@@ -6,7 +7,6 @@ adapter, template, precision, limit of tokens, and the question itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from calltune.platform.paths import atomic_write, check_writable, sha256_file
 from calltune.progress import Progress, Silent
 from calltune.report import Answer
 from calltune.schema import Reply
-from calltune.tasks.questions import Question
+from calltune.tasks.questions import Question, question_hash
 from calltune.tasks.results import readable_calls
 
 
@@ -90,36 +90,42 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 class AnswerFile:
-    """A file of predictions that is being written, and beside it what decides its answers (`NAME.state.json`)."""
+    """A file of predictions that is being written (`NAME.part.jsonl`), and beside it what decides its answers
+    (`NAME.state.json`)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.part = path.with_suffix(".part.jsonl")
         self.state = path.with_suffix(".state.json")
         self.file: IO[str] | None = None
+        self.finished = False
 
     def open(self, caller: Caller, questions: Sequence[Question], max_tokens: int) -> dict[str, Reply]:
         """The replies that an interrupted run left; the file is open for more. Raises InputError: disk."""
         check_writable(self.path.parent)
-        key = answer_key(caller, questions, max_tokens)
-        rows = self._left(key, {q.id for q in questions})
-        atomic_write(self.state, json.dumps(key, indent=1) + "\n")
-        # Written anew: the last line of a killed run may be half a line.
-        atomic_write(self.path, "".join(map(_line, rows.values())))
-        self.file = self.path.open("a", encoding="utf-8")
+        state = {"key": answer_key(caller, max_tokens), "questions": {q.id: question_hash(q) for q in questions}}
+        rows = self._left(state)
+        # Written anew: the last line of a killed run may be half a line. Before the state, which tells what it holds.
+        atomic_write(self.part, "".join(map(_line, rows.values())))
+        atomic_write(self.state, json.dumps(state, indent=1) + "\n")
+        self.file = self.part.open("a", encoding="utf-8")
         return {id: caller.parse_text(row["raw"], row["truncated"]) for id, row in rows.items()}
 
-    def _left(self, key: Mapping[str, Any], ids: set[str]) -> dict[str, dict[str, Any]]:
+    def _left(self, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The rows of the questions that are asked again in the same way."""
         try:
-            if json.loads(self.state.read_text(encoding="utf-8")) != key:
+            before = json.loads(self.state.read_text(encoding="utf-8"))
+            same = dict(before["questions"].items() & state["questions"].items())
+            if before["key"] != state["key"]:
                 return {}
-            lines = self.path.read_bytes().split(b"\n")
-        except (OSError, ValueError):
+            lines = self.part.read_bytes().split(b"\n")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
         rows = {}
         for line in lines:
             try:
                 row = json.loads(line)
-                if row["id"] in ids and isinstance(row["raw"], str) and isinstance(row["truncated"], bool):
+                if row["id"] in same and isinstance(row["raw"], str) and isinstance(row["truncated"], bool):
                     rows[row["id"]] = row
             except (ValueError, KeyError, TypeError):  # half a line; that question is asked again
                 continue
@@ -133,10 +139,17 @@ class AnswerFile:
     def finish(self, questions: Sequence[Question], replies: Sequence[Reply]) -> None:
         """All answers, in the order of the questions. They are still taken up if what follows is interrupted."""
         self.close()
-        _write(self.path, questions, replies)
+        _write(self.part, questions, replies)
+        self.finished = True
 
-    def forget(self) -> None:
-        """Everything is done: the same command asks anew."""
+    def done(self) -> None:
+        """The whole evaluation is done: its answers take their place (where it has none, those of an earlier one
+        go), and the same command asks anew."""
+        if self.finished:
+            self.part.replace(self.path)
+        else:
+            self.part.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
         self.state.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -145,16 +158,14 @@ class AnswerFile:
             self.file = None
 
 
-def answer_key(caller: Caller, questions: Sequence[Question], max_tokens: int) -> dict[str, Any]:
-    """Everything that decides the answers, as JSON."""
-    loaded, asked = caller.loaded, hashlib.sha256()
-    for q in questions:
-        asked.update(repr((q.id, q.messages, [tool.to_openai() for tool in q.tools])).encode("utf-8", "replace"))
+def answer_key(caller: Caller, max_tokens: int) -> dict[str, Any]:
+    """Everything that decides the answers apart from the questions, as JSON."""
+    loaded = caller.loaded
     weights = sorted(path for path in loaded.folder.glob("*.safetensors"))
     adapter = caller.run.folder / "adapters.safetensors" if caller.run else None
     return {
         "calltune": __version__, "model": loaded.name, "dtype": loaded.dtype, "max_tokens": max_tokens,
         "weights": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights],
         "adapter": sha256_file(adapter) if adapter else None,
-        "template": caller.template.hash, "questions": asked.hexdigest(),
+        "template": caller.template.hash,
     }  # fmt: skip

@@ -12,43 +12,55 @@ from calltune.report_text import p_value_text, percent
 from calltune.score import mcnemar_p
 
 PLACES = ("report.json", "eval/report.json")
-Verdicts = dict[str, tuple[str, bool]]  # id -> category, whether it was exact
+Verdict = tuple[str, bool, str | None]  # category, whether it was exact, hash of the question (old reports: None)
+Verdicts = dict[str, Verdict]  # by id
 
 
-def read_verdicts(place: Path) -> Verdicts:
-    """The verdicts of an evaluation's folder, a run's, or a report.json. Raises InputError."""
+def find_report(place: Path) -> tuple[Path, list[Path]]:
+    """The report of an evaluation's folder or a run's, or the file itself; and those of the run that were not taken.
+    Raises InputError."""
     files = [place] if place.is_file() else [place / name for name in PLACES if (place / name).is_file()]
     suites = sorted(place.glob("eval/*/report.json"))  # of a run that was asked benchmarks only
     if not files and len(suites) > 1:
         raise InputError(f"{place} was evaluated on several suites",
                          next_step=f"name one of: {', '.join(str(path.parent) for path in suites)}")  # fmt: skip
-    files = files or suites
+    files += suites
     if not files:
         raise InputError(f"{place} holds no report.json", next_step="`calltune eval` writes one")
+    return files[0], files[1:]
+
+
+def read_verdicts(file: Path) -> Verdicts:
+    """The verdicts of a report.json. Raises InputError."""
     try:
-        rows = json.loads(files[0].read_text(encoding="utf-8"))["verdicts"]
-        return {str(row["id"]): (str(row["category"]), row["after"] == "exact") for row in rows}
+        rows = json.loads(file.read_text(encoding="utf-8"))["verdicts"]
+        return {str(row["id"]): (str(row["category"]), row["after"] == "exact", row.get("question")) for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = Problem("bad_report", f"{type(error).__name__}: {error}", "what `calltune eval` wrote")
-        raise InputError(f"{files[0]} cannot be read", problems=[problem]) from None
+        raise InputError(f"{file} cannot be read", problems=[problem]) from None
 
 
-def compare_reports(a: Mapping[str, tuple[str, bool]], b: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:
+def compare_reports(a: Mapping[str, Verdict], b: Mapping[str, Verdict]) -> dict[str, Any]:
     """Shares on the cases that both have, cases gained and lost from A to B, and McNemar's exact p; also a category.
-    Raises InputError where they have no case in common."""
-    both = [id for id in a if id in b]
+    Cases of one id are the same if their questions are, as far as the reports tell them. Raises InputError where they
+    have no case in common."""
+    common = [id for id in a if id in b]
+    both = [id for id in common if a[id][2] == b[id][2] or not (a[id][2] and b[id][2])]
+    other = len(common) - len(both)
     if not both:
-        raise InputError("the two have no case in common", next_step="evaluate both on the same suite or data")
+        problems = [Problem("other_question", f"{other} ids that mean another question in each")] if other else []
+        raise InputError("the two have no case in common", problems=problems,
+                         next_step="evaluate both on the same suite or data")  # fmt: skip
     groups: dict[str, list[str]] = {}
     for id in both:
         groups.setdefault(b[id][0], []).append(id)
     return {
-        **_row(both, a, b), "only_a": len(a) - len(both), "only_b": len(b) - len(both),
+        **_row(both, a, b), "only_a": len(a) - len(common), "only_b": len(b) - len(common), "other_question": other,
         "categories": [{"category": name, **_row(ids, a, b)} for name, ids in groups.items()],
     }  # fmt: skip
 
 
-def _row(ids: list[str], a: Mapping[str, tuple[str, bool]], b: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:
+def _row(ids: list[str], a: Mapping[str, Verdict], b: Mapping[str, Verdict]) -> dict[str, Any]:
     n = len(ids)
     gained = sum(b[id][1] and not a[id][1] for id in ids)
     lost = sum(a[id][1] and not b[id][1] for id in ids)
@@ -67,6 +79,8 @@ def comparison_lines(found: Mapping[str, Any], level: float) -> list[str]:
     ]
     if left := found["only_a"] + found["only_b"]:
         lines.append(f"{left} cases that only one of them has were left out")
+    if other := found["other_question"]:
+        lines.append(f"{other} cases of the same id were left out: they are not the same question")
     sure = found["p_value"] < level and found["gained"] != found["lost"]
     word = "better" if found["gained"] > found["lost"] else "worse"
     return [*lines, f"B is {word} than A" if sure else "no difference beyond noise"]

@@ -25,7 +25,7 @@ from calltune.runs import Run, now
 from calltune.schema import Conversation
 from calltune.score import aggregate
 from calltune.tasks.few_shot import FEW_SHOT, with_examples
-from calltune.tasks.questions import Question, questions_of, request_of
+from calltune.tasks.questions import Question, question_hash, questions_of, request_of
 from calltune.tasks.results import official_figures, write_results
 from calltune.tasks.suites import SUITE_NOTES, is_benchmark, suite_facts, suite_questions
 
@@ -54,9 +54,9 @@ def evaluate(
 
     `rows` is whatever `calltune.read` reads; of a source with parts, the test part. `suite="bfcl:CATEGORY"` asks a
     benchmark instead, whose files `benchmark` may name. `baseline` answers the same cases first: `"base"` is the
-    run's own model without the adapter, `"few-shot"` that model after worked examples. With `out`, predictions.jsonl
-    is written there as the answers come, so that an interrupted call goes on when it is made again, and then the
-    report. Raises InputError.
+    run's own model without the adapter, `"few-shot"` that model after worked examples. With `out`, the answers are
+    kept there as they come, so that an interrupted call goes on when it is made again; the report and
+    predictions.jsonl replace those of an earlier evaluation when all is done. Raises InputError.
     """
     progress, clock = progress or Silent(), Clock.start()
     run, folder = _run_of(model), Path(out) if out is not None else None
@@ -85,12 +85,23 @@ def evaluate(
     if is_benchmark(suite):
         report = replace(report, suite=_official(suite, questions, after, before))
     if folder is not None:
-        if is_benchmark(suite):
-            write_results(folder / "bfcl_result", questions, [answer.reply for answer in after])
+        replies = [answer.reply for answer in after]
+        made = write_results(folder / "bfcl_result", questions, replies) if is_benchmark(suite) else []
+        _drop_results(folder / "bfcl_result", made)
         write_report(folder, report)
     for file in files:
-        file.forget()
+        file.done()
     return report
+
+
+def _drop_results(folder: Path, made: Sequence[Path]) -> None:
+    """Removes the results of an earlier evaluation, which would pass for this one's."""
+    for path in folder.glob("*/BFCL_v4_*_result.json"):
+        if path not in made:
+            path.unlink()
+    for place in (*folder.glob("*/"), folder):
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def _official(
@@ -241,7 +252,7 @@ def make_cases(
     """Questions with the answers after and, on the same cases, before. `lengths`: of the prompts in tokens."""
     return tuple(
         Case(q.id, q.category, request_of(q), q.expected, a, before[i] if before else None, len(q.tools),
-             lengths[i] if lengths else None, trained.had(q) if trained else None)
+             lengths[i] if lengths else None, trained.had(q) if trained else None, question_hash(q))
         for i, (q, a) in enumerate(zip(questions, after, strict=True))
     )  # fmt: skip
 

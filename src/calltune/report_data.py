@@ -38,7 +38,7 @@ class Case:
     """One request with the calls that would be right, and the answers (`before`: if there is a baseline).
 
     `tools`: how many were on offer; `prompt_tokens`: of the prompt; `seen`: whether training had the tools that are
-    right. None where that is not known.
+    right; `question`: a hash of what was asked and is right. None where that is not known.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Case:
     tools: int | None = None
     prompt_tokens: int | None = None
     seen: bool | None = None
+    question: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         row: dict[str, Any] = {"id": self.id, "category": self.category, "request": self.request}
@@ -149,7 +150,8 @@ class Report:
 
 def _verdict_row(case: Case) -> dict[str, Any]:
     before = case.before.verdict.kind if case.before else None
-    return {"id": case.id, "category": case.category, "before": before, "after": case.after.verdict.kind}
+    row = {"id": case.id, "category": case.category, "before": before, "after": case.after.verdict.kind}
+    return row | ({"question": case.question} if case.question else {})
 
 
 def pick(cases: Sequence[Case], count: int) -> tuple[Case, ...]:

@@ -35,12 +35,19 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from calltune.comparison import compare_reports, comparison_lines, read_verdicts
+    from calltune.comparison import compare_reports, comparison_lines, find_report, read_verdicts
 
     if not 0 < args.level < 1:
         raise InputError(f"--level is {args.level:g} (above 0, below 1)", next_step="0.05 is usual")
-    found = compare_reports(read_verdicts(args.a), read_verdicts(args.b))
-    print(json.dumps(found, indent=2) if args.json else "\n".join(comparison_lines(found, args.level)))
+    (a, more_a), (b, more_b) = find_report(args.a), find_report(args.b)
+    found = compare_reports(read_verdicts(a), read_verdicts(b))
+    if args.json:
+        print(json.dumps({"reports": [str(a), str(b)], **found}, indent=2))
+    else:
+        for name, taken, left in (("A", a, more_a), ("B", b, more_b)):
+            if left:
+                print(f"{name}: {taken} was taken; there also: {', '.join(str(path.parent) for path in left)}")
+        print("\n".join(comparison_lines(found, args.level)))
     if found["p_value"] < args.level and found["lost"] > found["gained"]:
         raise CheckFailed(f"{args.b} is worse than {args.a}: {found['gained']} cases gained, {found['lost']} lost, "
                           f"p = {found['p_value']:.2g}")  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     """0: there are rows to train on. Raises InputError."""
     flags = {name: value for name, value in vars(args).items() if name in PrepareSettings.__dataclass_fields__}
     settings, sources = pipeline_settings(args.sources, flags)
+    if settings.teacher and not any(one.tools for one in sources):
+        raise InputError("a teacher is named, but no source of tools that it could write requests for",
+                         next_step="add a source `tools: FILE`, or leave --teacher out")  # fmt: skip
     out = Path(settings.out).expanduser()
     _check_out(out, args.overwrite)
     check_writable(out.parent)
@@ -70,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
             pipeline = run_pipeline(settings, sources, lengths, rejected)
         hashes = {name: write_rows(work / f"{name}.jsonl", rows) for name, rows in pipeline.parts().items() if rows}
         measured = _train_lengths(lengths, pipeline.split.train) if lengths else None
+        told = lengths.finish() if lengths else []
+        pipeline = replace(pipeline, set_problems=(*pipeline.set_problems, *told))
         manifest = manifest_of(pipeline, settings, sources, hashes, measured)
-        manifest["findings"] += [problem.to_dict() for problem in (lengths.finish() if lengths else ())]
         _write_pages(work, manifest)
     if args.json:
         print(json.dumps(manifest, ensure_ascii=False, indent=1))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from calltune.acceptable import read_acceptable
 from calltune.data.balance import Balance
 from calltune.data.calls import judge, repair_call
 from calltune.data.grounding import unsaid
@@ -110,6 +111,7 @@ class Checker:
             yield from (p for tool in conversation.tools for p in schema_problems(tool))
         yield from _same_names(conversation)
         yield from turn_problems(conversation, reading.path)
+        yield from read_acceptable(conversation)[1]
         if (first := self._first(self.ids, (len(self.names), conversation.id), reading.line)) is not None:
             found = f"{conversation.id} (also {first})"
             yield Problem("duplicate_id", found, "an id of its own", "/id")

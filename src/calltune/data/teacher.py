@@ -8,6 +8,7 @@ asks nothing twice. The key, if the endpoint wants one, comes from the environme
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -18,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from calltune.data.calls import judge, repair_call
 from calltune.data.grounding import is_said, squeeze, values_of
-from calltune.data.likeness import Lines, like_keys, request_words
+from calltune.data.likeness import like_keys, request_words
 from calltune.data.plans import call_plan
 from calltune.errors import InputError, Problem
 from calltune.formats.literals import balanced_end, read_value
@@ -79,8 +81,9 @@ def teach(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Taught:
     """Up to `rows` rows for the tools, as many of each; `record` keeps the answers. Raises InputError where the
-    endpoint cannot be reached or refuses."""
-    found, seen = Taught(), Lines()
+    endpoint cannot be reached or refuses, or the URL is no address."""
+    _address(teacher.url)
+    found, seen = Taught(), set[int]()
     answers = _read_record(record)
     left = {tool.name: -(-rows // len(tools)) for tool in tools} if tools else {}
     for number, tool in _questions(tools, teacher.budget):
@@ -97,11 +100,12 @@ def teach(
             found.asked += 1
             _note(record, key, answers[key])
         for row in read_answer(answers[key], tool, tools, think, found.refused):
-            asked = request_words(row)
-            if any(seen.first(k, len(found.rows) + 1) <= len(found.rows) for k in like_keys(row, asked)):
+            keys = set(like_keys(row, request_words(row)))
+            if keys & seen:
                 found.refused["near_duplicate"] += 1
             elif left[tool.name] > 0:
                 left[tool.name] -= 1
+                seen |= keys  # of rows that were taken only: what was refused is like nothing that is there
                 found.rows.append(_numbered(row, len(found.rows)))
             else:
                 found.refused["enough"] += 1
@@ -180,18 +184,34 @@ def ask(teacher: Teacher, question: str, sleep: Callable[[float], None] = time.s
             why = f"status {error.code}: {shorten(error.read(400).decode('utf-8', 'replace'))}"
             if error.code not in (408, 409, 425, 429) and error.code < 500:
                 break
-        except (OSError, ValueError) as error:
+        except http.client.InvalidURL:  # its words could hold a password
+            raise _no_address(teacher.url) from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
             why = f"{type(error).__name__}: {shorten(str(error))}"
     problem = Problem("teacher", why, "an OpenAI-compatible answer")
     raise InputError(f"the teacher at {_shown(teacher.url)} gave no answer", problems=[problem],
                      next_step=f"check --teacher, --teacher-model and {KEY}; what was answered is kept")  # fmt: skip
 
 
+def _address(url: str) -> str:
+    """Where the questions go. Raises InputError where that is no address."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # raises: no number
+    except ValueError:
+        good = False
+    if not good or any(c.isspace() for c in url) or not url.isprintable():
+        raise _no_address(url)
+    url = url.rstrip("/")
+    return url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+
+
+def _no_address(url: str) -> InputError:
+    return InputError(f"{_shown(url)} is no address", next_step="give --teacher as http://HOST:PORT/v1")
+
+
 def _post(teacher: Teacher, body: Mapping[str, Any]) -> Any:
-    url = teacher.url.rstrip("/")
-    url = url if url.endswith("/chat/completions") else f"{url}/chat/completions"
-    if not url.startswith(("http://", "https://")):
-        raise InputError(f"{_shown(url)} is no address", next_step="give --teacher as http://HOST:PORT/v1")
+    url = _address(teacher.url)
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {key}"
