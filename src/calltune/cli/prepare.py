@@ -56,9 +56,6 @@ def run(args: argparse.Namespace) -> int:
     """0: there are rows to train on. Raises InputError."""
     flags = {name: value for name, value in vars(args).items() if name in PrepareSettings.__dataclass_fields__}
     settings, sources = pipeline_settings(args.sources, flags)
-    if settings.teacher and not any(one.tools for one in sources):
-        raise InputError("a teacher is named, but no source of tools that it could write requests for",
-                         next_step="add a source `tools: FILE`, or leave --teacher out")  # fmt: skip
     out = Path(settings.out).expanduser()
     _check_out(out, args.overwrite)
     check_writable(out.parent)

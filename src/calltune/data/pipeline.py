@@ -109,7 +109,10 @@ def run_pipeline(
     rejected: Rejected | None = None,
 ) -> Pipeline:
     """The parts of all sources. `measure`: findings that need a model; `rejected` is told of every row that does not
-    pass, with its source. Raises InputError where no row is left to train."""
+    pass, with its source. Raises InputError where no row is left to train, and for a teacher without tools."""
+    if settings.teacher and not any(one.tools for one in sources):
+        raise InputError("a teacher is named, but no source of tools that it could write requests for",
+                         next_step="add a source `tools: FILE`, or leave the teacher out")  # fmt: skip
     checker = Checker(settings.strict, measure, read_benchmarks(settings.benchmark))
     read: list[dict[str, list[Conversation]]] = []
     came = []
