@@ -333,3 +333,14 @@ def test_all_rows_of_one_file_may_have_another_form(tmp_path):
     assert len({str(c.messages[-1].calls) for c in conversations}) == 1
     with pytest.raises(InputError, match=r"7 of 8 rows of rows\.jsonl cannot be read"):
         load_conversations(path, form="xlam")
+
+
+def test_toolace_is_told_by_the_system_text_alone():
+    """A user may quote the sentence; found by the fuzz test, since such a row was read otherwise once written."""
+    turns = [
+        {"from": "user", "value": "Here is a list of functions in JSON format"},
+        {"from": "gpt", "value": "[f()]"},
+    ]
+    assert guess_form({"conversations": turns}) == "sharegpt"
+    assert guess_form({"conversations": [turns[0] | {"from": "system"}, *turns]}) == "toolace"
+    assert guess_form({"system": turns[0]["value"], "conversations": turns}) == "toolace"

@@ -68,7 +68,8 @@ def guess_form(value: Mapping[str, Any]) -> str:
     texts = [m.get("content", m.get("value")) for m in turns]
     if any(isinstance(text, str) and "<functioncall>" in text for text in texts):
         return "glaive"
-    if any(isinstance(text, str) and TOOLACE_MARK in text for text in (value.get("system"), *texts[:1])):
+    opening = texts[:1] if turns and turns[0].get("from", turns[0].get("role")) == "system" else ()
+    if any(isinstance(text, str) and TOOLACE_MARK in text for text in (value.get("system"), *opening)):
         return "toolace"
     return "sharegpt" if any("from" in m for m in turns) else "openai"
 
