@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 from calltune.data.likeness import words
+from calltune.data.spoken import values_of_calls
 from calltune.schema import Conversation
 
 NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
@@ -21,28 +20,12 @@ def phrasing(conversation: Conversation) -> str:
     if isinstance(made, str) and made:
         return made
     text = " ".join(m.content for m in conversation.messages if m.role == "user").casefold()
-    spoken = sorted({v.casefold() for v in _values(conversation) if len(v) > 1}, key=lambda v: (-len(v), v))
+    texts = [value for value in values_of_calls(conversation) if isinstance(value, str) and len(value) > 1]
+    spoken = sorted({text.casefold() for text in texts}, key=lambda v: (-len(v), v))
     for value in spoken:
         if value in text:
             text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", " _ ", text)
     return " ".join(words(NUMBER.sub(" _ ", text)))
-
-
-def _values(conversation: Conversation) -> Iterator[str]:
-    for message in conversation.messages:
-        for call in message.calls:
-            yield from _texts(call.arguments)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
 
 
 def content_key(conversation: Conversation) -> str:
