@@ -11,9 +11,10 @@ import pytest
 from calltune.builtin import builtin_data, phrase_tables
 from calltune.builtin.assistant import FUNCTIONS
 from calltune.data.no_call import no_call_requests
+from calltune.data.parts import PARTS, part_of
 from calltune.data.patterns import JOINS, WRAPS
 from calltune.data.phrases import KINDS, SLOT, Template, fill, read_table, read_template
-from calltune.data.slots import PARTS, draw, part_of, pools
+from calltune.data.slots import draw, pools
 from calltune.data.synthesise import Shares, Splits, synthesise
 from calltune.errors import InputError
 from calltune.functions import tool_from

@@ -19,8 +19,8 @@ from dataclasses import replace
 from typing import Any
 
 from calltune.data.kinds import name_words, spoken_name, values_of
+from calltune.data.parts import PARTS, Part
 from calltune.data.phrases import Kind, PhraseTable, Template, read_template
-from calltune.data.slots import PARTS, Part
 from calltune.functions import Function
 from calltune.schema import Tool
 

@@ -7,46 +7,36 @@ that it knows. Invented names and combined words leave copying as the only way t
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
 
-# Words by what they are for, in one text that is easy to add to.
-_WORDS = """
-starts: b br c d dr f fl g gr h j k kr l m n p pr qu r s sh st t tr v w z
-vowels: a e i o u a e i o ai ea oo ou
-ends: n r l s t m nd rk x ck th lla ra no ria ston ville ham berg mont dale
-adjectives: blue small old quiet second upper lower back big red green warm cold bright round empty yellow
-  white narrow new long short soft wooden golden hidden northern eastern frozen sweet dried organic plain
-  fresh local foreign early late weekly monthly annual first last final spare shared private open broken heavy
-  light silver rusty
-nouns: river candle tower bridge orange basket carpet mountain window engine pepper pillow lantern violin
-  harbour bottle ladder forest marble pencil saddle anchor barrel compass curtain drawer feather hammer island
-  jacket kettle lemon magnet needle oven paddle quilt rocket shovel table umbrella valley wagon yacht zebra
-  cabin desk elevator fountain goat helmet iron jungle kite lamp mirror notebook onion parcel radio sofa tent
-  vase wheel garden museum ticket bicycle camera dinner fence guitar hotel insurance jewel kitchen letter
-  market newspaper office piano receipt
-events: meeting lesson party review visit call rehearsal check interview tour training dinner walk class talk
-tasks: repair order cleaning return booking check delivery call payment search renewal update pickup
-states: ready late broken closed empty full lost found clean wet cheap gone safe finished cancelled
-verbs: found sold forgot painted fixed bought lost cleaned moved opened packed washed broke ordered
+import yaml
+
+from calltune.data.parts import part_of
+
+
+@lru_cache(maxsize=1)
+def _all_words() -> Mapping[str, Sequence[str]]:
+    """The words of each kind (data/words.yaml) that belong to training as values of their own do: no word of a test
+    value is in a made-up one."""
+    raw = yaml.safe_load(files("calltune.data").joinpath("words.yaml").read_text(encoding="utf-8"))
+    return {kind: [word for word in text.split() if part_of(word) == "train"] for kind, text in raw.items()}
+
+
+def _word(kind: str, rng: random.Random) -> str:
+    return rng.choice(_all_words()[kind])
+
+
+_SYLLABLES = """
+b br c cl d dr f fl g gr h j k kr l m n p pl pr qu r s sh sl st sw t th tr v w y z
+a e i o u a e i o ai ea ee ie oa oo ou
+b d f g l ll m n nd nt r rr rt s ss st t v z
+a o e y n r l s t m an en in on ia ios er ck th ton ville ham berg mont dale burg stad wick ford
 """
-
-
-def _words(kind: str) -> list[str]:
-    """The words of one kind in `_WORDS`."""
-    found = re.search(rf"^{kind}: (.*?)(?=^\w+:|\Z)", _WORDS, re.DOTALL | re.MULTILINE)
-    return found[1].split() if found else []
-
-
-_STARTS = _words("starts")
-_VOWELS = _words("vowels")
-_ENDS = _words("ends")
-_ADJECTIVES = _words("adjectives")
-_NOUNS = _words("nouns")
-_EVENTS = _words("events")
-_TASKS = _words("tasks")
-_STATES = _words("states")
-_VERBS = _words("verbs")
+_STARTS, _VOWELS, _MIDDLES, _ENDS = (line.split() for line in _SYLLABLES.split("
+")[1:5])
+_NAME_ENDS = ("ton", "ville", "ham", "by", "ford", "ley", "man", "son")
 
 
 def invent(pool: str, rng: random.Random) -> str | None:
@@ -56,44 +46,57 @@ def invent(pool: str, rng: random.Random) -> str | None:
 
 
 def name(rng: random.Random) -> str:
-    """A name that nobody has: `Brenoston`, `Quaira`."""
-    word = "".join(rng.choice(_STARTS) + rng.choice(_VOWELS) for _ in range(rng.choice((1, 2, 2))))
-    return (word + rng.choice(_ENDS)).capitalize()
+    """A name that nobody has: `Brenoston`, `Quaira`, `Thistle`, `Marbleford`."""
+    shape = rng.random()
+    if shape < 0.3:
+        return _word('nouns', rng).capitalize()
+    if shape < 0.5:
+        return (_word('nouns', rng) + rng.choice(_NAME_ENDS)).capitalize()
+    middle = "".join(rng.choice(_MIDDLES) + rng.choice(_VOWELS) for _ in range(rng.choice((0, 1, 1))))
+    return (rng.choice(_STARTS) + rng.choice(_VOWELS) + middle + rng.choice(_ENDS)).capitalize()
 
 
 def thing(rng: random.Random) -> str:
-    """`lantern`, `wooden lantern` or `garden lantern`."""
-    noun = rng.choice(_NOUNS)
-    return rng.choice((noun, f"{rng.choice(_ADJECTIVES)} {noun}", f"{rng.choice(_NOUNS)} {noun}"))
+    """`lantern`, `lanterns`, `wooden lantern` or `garden lantern`."""
+    noun = _word('nouns', rng)
+    return rng.choice((noun, f"{noun}s", f"{_word('adjectives', rng)} {noun}", f"{_word('nouns', rng)} {noun}"))
 
 
 def _city(rng: random.Random) -> str:
-    return rng.choice((name(rng), name(rng), f"{rng.choice(('Port', 'San', 'New', 'Lake', 'Saint'))} {name(rng)}"))
+    before = rng.choice(("Port", "San", "New", "Lake", "Saint", "Fort", "Mount", "Old", "North", "South"))
+    return rng.choice((name(rng), name(rng), name(rng), f"{before} {name(rng)}"))
 
 
 def _person(rng: random.Random) -> str:
-    return rng.choice((name(rng), name(rng), f"{rng.choice(('Mr', 'Mrs', 'Aunt', 'Doctor'))} {name(rng)}"))
+    titled = f"{rng.choice(('Mr', 'Mrs', 'Aunt', 'Doctor', 'Uncle', 'Professor'))} {name(rng)}"
+    return rng.choice((name(rng), name(rng), name(rng), titled))
 
 
 def _artist(rng: random.Random) -> str:
-    band = f"The {rng.choice(_ADJECTIVES).capitalize()} {rng.choice(_NOUNS).capitalize()}s"
+    band = f"The {_word('adjectives', rng).capitalize()} {_word('nouns', rng).capitalize()}s"
     return rng.choice((f"{name(rng)} {name(rng)}", name(rng), band))
 
 
 def _room(rng: random.Random) -> str:
-    return rng.choice((f"{rng.choice(_ADJECTIVES)} {rng.choice(('room', 'hall', 'bedroom', 'office'))}",
-                       f"{rng.choice(_NOUNS)} room"))  # fmt: skip
+    return rng.choice((f"{_word('adjectives', rng)} {rng.choice(('room', 'hall', 'bedroom', 'office'))}",
+                       f"{_word('nouns', rng)} room"))  # fmt: skip
 
 
 def _sentence(rng: random.Random) -> str:
+    """A short sentence as people write it to others; many shapes, so that none is remembered."""
+    one, two = thing(rng), thing(rng)
+    who, state, verb, event = name(rng), _word('states', rng), _word('verbs', rng), _word('events', rng)
     kinds = (
-        f"the {thing(rng)} is {rng.choice(_STATES)}",
-        f"I {rng.choice(_VERBS)} the {thing(rng)}",
-        f"we need a {thing(rng)}",
-        f"{name(rng)} {rng.choice(_VERBS)} my {rng.choice(_NOUNS)}",
-        f"where is the {thing(rng)}",
-        f"please bring the {thing(rng)} to {name(rng)}",
-    )
+        f"the {one} is {state}", f"the {one} was {state} again", f"is the {one} {state}", f"my {one} looks {state}",
+        f"I {verb} the {one}", f"{who} {verb} my {one}", f"we {verb} a {one} and a {two}", f"who {verb} the {one}",
+        f"we need a {one}", f"I would rather have a {one}", f"could I have the {one}", f"I want two {two}s",
+        f"where is the {one}", f"do you sell a {one}", f"how much is this {one}", f"there is a {one} in the {two}",
+        f"please bring the {one} to {who}", f"give the {one} to {who}", f"do not forget the {one}",
+        f"the {event} starts at {rng.randint(2, 11)}", f"the {event} is {state}", f"see you at the {event}",
+        f"{who} cannot come to the {event}", f"thank you for the {one}", f"happy {event}", f"no {one} today",
+        f"please {rng.choice(('wait', 'look', 'stay', 'meet me', 'sit'))} near the {one}",
+        f"my {_word('nouns', rng)} has a {_word('adjectives', rng)} {_word('nouns', rng)}",
+    )  # fmt: skip
     return rng.choice(kinds)
 
 
@@ -102,17 +105,19 @@ _MAKERS: Mapping[str, Callable[[random.Random], str]] = {
     "country": name,
     "person": _person,
     "artist": _artist,
-    "restaurant": lambda rng: f"The {rng.choice(_ADJECTIVES).capitalize()} {rng.choice(_NOUNS).capitalize()}",
+    "restaurant": lambda rng: f"The {_word('adjectives', rng).capitalize()} {_word('nouns', rng).capitalize()}",
     "company": name,
     "room": _room,
     "label": thing,
-    "title": lambda rng: rng.choice((f"{rng.choice(_NOUNS)} {rng.choice(_EVENTS)}",
-                                     f"{rng.choice(_EVENTS)} with {name(rng)}")),
+    "title": lambda rng: rng.choice((f"{thing(rng)} {_word('events', rng)}",
+                                     f"{_word('events', rng)} with {name(rng)}",
+                                     f"{_word('adjectives', rng)} {_word('events', rng)}")),
     "message": _sentence,
     "phrase": _sentence,
     "text": _sentence,
     "grocery": thing,
-    "chore": lambda rng: f"{rng.choice(_NOUNS)} {rng.choice(_TASKS)}",
+    "chore": lambda rng: rng.choice((f"{_word('nouns', rng)} {_word('tasks', rng)}", f"{thing(rng)} for {name(rng)}",
+                                     f"{_word('tasks', rng)} of the {_word('nouns', rng)}")),
     "packable": thing,
     "product": thing,
     "query": lambda rng: f"{thing(rng)}s",

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import yaml
 
-from calltune.data.slots import PARTS, Part
+from calltune.data.parts import PARTS, Part
 from calltune.schema import Tool
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 
-from calltune.data.slots import PARTS, Part, part_of
+from calltune.data.parts import PARTS, Part, part_of
 
 # Openings that go on with a clause, and what ends their sentence.
 OPENINGS: Mapping[str, str] = {

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import yaml
 
-from calltune.data.slots import PARTS, Part, draw
+from calltune.data.parts import PARTS, Part
+from calltune.data.slots import draw
 from calltune.errors import InputError, Problem
 from calltune.schema import Tool
 

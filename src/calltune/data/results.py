@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calltune.data.kinds import kind_of, spoken_name
+from calltune.data.parts import Part
 from calltune.data.phrasing import content_key, rank
-from calltune.data.slots import Part, draw
+from calltune.data.slots import draw
 from calltune.functions import Function, execute
 from calltune.functions.hints import UnsupportedHint, schema_of
 from calltune.functions.read import type_hints

@@ -11,24 +11,20 @@ from __future__ import annotations
 import datetime
 import random
 import re
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from calltune.data.invent import invent
+from calltune.data.parts import Part, part_of
 
-Part = Literal["train", "valid", "test"]
-PARTS: tuple[Part, ...] = ("train", "valid", "test")
 FIRST_DATE = datetime.date(2026, 1, 1)
 DATE_DAYS = 730
-# Shares of the hash's 100 buckets: most values train, since copying is learned from their variety.
-TRAIN_BELOW, VALID_BELOW = 65, 74
-INVENTED = 0.5  # share of the training values that are made up (data/invent.py)
+INVENTED = 0.75  # share of the training values that are made up (data/invent.py)
 TRIES = 400
 
 
@@ -39,12 +35,6 @@ class Value:
     value: Any
     text: str
     parts: tuple[str, ...] = ()
-
-
-def part_of(text: str) -> Part:
-    """The part that a value belongs to: by its lower-case text alone, the same on every machine."""
-    bucket = zlib.crc32(b"slot:" + text.lower().encode()) % 100
-    return "train" if bucket < TRAIN_BELOW else "valid" if bucket < VALID_BELOW else "test"
 
 
 @lru_cache(maxsize=1)

@@ -18,10 +18,11 @@ from typing import Any
 
 from calltune.data.generic import table_for
 from calltune.data.no_call import no_call_requests
+from calltune.data.parts import PARTS, Part
 from calltune.data.patterns import JOINS, WRAPS
 from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill
 from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan
-from calltune.data.slots import PARTS, Part, draw
+from calltune.data.slots import draw
 from calltune.errors import InputError, Problem
 from calltune.functions import functions_from
 from calltune.schema import Conversation, Message, Tool, ToolCall, validate_call
