@@ -80,6 +80,13 @@ def _artist(rng: random.Random) -> str:
     return rng.choice((f"{name(rng)} {name(rng)}", name(rng), band))
 
 
+def _work(rng: random.Random) -> str:
+    """A title of a book or film: `The Quiet Harbour`, `Marble and Salt`, `The Anchor of Brenoston`."""
+    one, other = (rng.choice(_NOUNS).capitalize() for _ in range(2))
+    return rng.choice((f"The {rng.choice(_ADJECTIVES).capitalize()} {one}", f"{one} and {other}", one, name(rng),
+                       f"The {one} of {name(rng)}", f"{rng.choice(_ADJECTIVES).capitalize()} {one}"))  # fmt: skip
+
+
 def _room(rng: random.Random) -> str:
     return rng.choice((f"{rng.choice(_ADJECTIVES)} {rng.choice(('room', 'hall', 'bedroom', 'office'))}",
                        f"{rng.choice(_NOUNS)} room"))  # fmt: skip
@@ -108,6 +115,7 @@ _MAKERS: Mapping[str, Callable[[random.Random], str]] = {
     "label": thing,
     "title": lambda rng: rng.choice((f"{rng.choice(_NOUNS)} {rng.choice(_EVENTS)}",
                                      f"{rng.choice(_EVENTS)} with {name(rng)}")),
+    "work": _work,
     "message": _sentence,
     "phrase": _sentence,
     "text": _sentence,

@@ -21,6 +21,7 @@ from calltune.data.no_call import no_call_requests
 from calltune.data.patterns import JOINS, WRAPS
 from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill
 from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan
+from calltune.data.rephrase import LINKS, dressed, linked
 from calltune.data.slots import PARTS, Part, draw
 from calltune.errors import InputError, Problem
 from calltune.functions import functions_from
@@ -95,7 +96,7 @@ def synthesise(
     made = {}
     unfit: set[str] = set()
     for part in PARTS:
-        maker = _Maker(tools, usable, part, random.Random(f"{seed}/{part}"), think, answers[part])
+        maker = _Maker(tools, usable, part, random.Random(f"{seed}/{part}"), think, answers[part], dress=not by_hand)
         made[part] = maker.rows(sizes[part], shares or (TRAINING_SHARES if part == "train" else Shares()))
         unfit |= maker.unfit
         if len(made[part]) < sizes[part]:
@@ -115,6 +116,7 @@ class _Maker:
         rng: random.Random,
         think: bool,
         answers: Sequence[tuple[str, str, str]],
+        dress: bool = False,
     ) -> None:
         self.tools = tuple(tools)
         self.by_name = {tool.name: tool for tool in tools}
@@ -126,6 +128,7 @@ class _Maker:
         self.unfit: set[str] = set()  # tools for which a value was made that their schema refuses
         self.cycles: dict[str, Iterator[Any]] = {}
         self.answers = answers
+        self.dress = dress  # tables by hand hold enough wordings of their own
 
     def rows(self, count: int, shares: Shares) -> tuple[Conversation, ...]:
         """`count` rows with different requests in mixed order, fewer when the templates give no more."""
@@ -195,6 +198,8 @@ class _Maker:
         return self._row("call", self._style(text, filled.template), calls, ids, filled.slots)
 
     def parallel(self) -> Conversation | None:
+        if self.dress and self.rng.random() < 0.5 and len(self._having("call")) > 1:
+            return self._linked()
         pairs, clauses = self._having("pair"), self._having("clause")
         if pairs and (not clauses or self.rng.random() < 0.35):
             table = self._next("pair", pairs)
@@ -210,6 +215,17 @@ class _Maker:
         calls = [ToolCall(t.tool, f.arguments[0]) for t, f in zip(tables, parts, strict=True)]
         ids = [join, *(f.template.id for f in parts)]
         text = self._style(_join(join, parts[0].text, parts[1].text), None)
+        return self._row("parallel", text, calls, ids, parts[0].slots + parts[1].slots)
+
+    def _linked(self) -> Conversation:
+        """Two requests as they are, one after the other."""
+        used: set[str] = set()
+        tables = self.rng.sample(self._having("call"), 2)
+        parts = [self._fill(table, "call", used) for table in tables]
+        link = self._next("link", LINKS[self.part])
+        calls = [ToolCall(t.tool, f.arguments[0]) for t, f in zip(tables, parts, strict=True)]
+        ids = [link, *(f.template.id for f in parts)]
+        text = self._style(linked(parts[0].text, parts[1].text, link), parts[0].template)
         return self._row("parallel", text, calls, ids, parts[0].slots + parts[1].slots)
 
     def ask(self) -> Conversation | None:
@@ -241,7 +257,7 @@ class _Maker:
             text = text[0].lower() + text[1:]
         if text[-1] in ".?!" and self.rng.random() < 0.2:
             text = text[:-1]
-        return text
+        return dressed(text, self.part, self.rng) if self.dress else text
 
     def _row(
         self,
