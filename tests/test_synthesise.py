@@ -13,8 +13,9 @@ from calltune.builtin.assistant import FUNCTIONS
 from calltune.data.no_call import no_call_requests
 from calltune.data.patterns import JOINS, WRAPS
 from calltune.data.phrases import KINDS, SLOT, Template, fill, read_table, read_template
+from calltune.data.shares import Shares
 from calltune.data.slots import PARTS, draw, part_of, pools
-from calltune.data.synthesise import Shares, Splits, synthesise
+from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError
 from calltune.functions import tool_from
 from calltune.schema import Conversation, validate_call

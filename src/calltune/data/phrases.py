@@ -160,9 +160,9 @@ def fill(
     if table.forms:
         _in_order(first, texts, table, tool)
     text = SLOT.sub(lambda match: texts[match[1], bool(match[2])], template.text)
-    arguments = [_ordered(first, tool)]
+    arguments = [ordered(first, tool)]
     if second:
-        arguments.append(_ordered(first | second, tool))
+        arguments.append(ordered(first | second, tool))
     return Filled(text, tuple(arguments), tuple(written), template)
 
 
@@ -199,6 +199,6 @@ def _choices(name: str, own: Mapping[str, Any], table: PhraseTable) -> list[Any]
     return [option for option in options if option not in taken] or options
 
 
-def _ordered(arguments: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
+def ordered(arguments: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
     """In the order of the schema: one order for all rows is easier to learn than the request's."""
     return {name: arguments[name] for name in tool.properties if name in arguments}
