@@ -15,7 +15,8 @@ from calltune.data.manifest import read_manifest
 from calltune.data.mixture import Weighing, is_mixture, read_source_settings
 from calltune.data.readers import load_splits
 from calltune.errors import InputError
-from calltune.report_rows import bars, rows_page
+from calltune.report_charts import histogram_bars
+from calltune.report_rows import rows_page
 
 DATA = Path(__file__).parent / "data"
 
@@ -359,6 +360,6 @@ def test_names_from_data_cannot_write_the_page():
     empty = {key: {} for key in ("lost", "changes", "categories", "lengths")}
     page = rows_page(manifest | empty | {"parts": {"train": {"rows": 1}}})
     assert "<script>" not in page and "<b>" not in page and "&lt;script&gt;x" in page
-    assert bars([]) == []
-    assert [b["height"] for b in bars([[0, 9, 2], [10, 19, 1]])] == [182, 91]
+    assert histogram_bars([]) == []
+    assert [b["height"] for b in histogram_bars([[0, 9, 2], [10, 19, 1]])] == [182, 91]
     assert is_mixture("a.yaml") and not is_mixture("a.json") and not is_mixture(["a.yaml"])

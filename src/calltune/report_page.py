@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from calltune import report_text
 from calltune.report_breakdown import breakdown
-from calltune.report_charts import category_rows, chart, curve_points, error_rows
+from calltune.report_charts import category_rows, chart, curve_points, error_rows, lengths_drawing
 from calltune.report_data import Answer, Report
 from calltune.score import ERROR_KINDS
 
@@ -76,6 +76,7 @@ def page_values(report: Report) -> dict[str, Any]:
         "categories": category_rows(before["categories"] if before else [], after["categories"]),
         "errors": error_rows(before["errors"] if before else None, after["errors"], kinds),
         "charts": charts(report.curves),
+        "lengths": lengths_drawing(report.lengths),
         "wrong_after": sum(after["errors"].values()),
         "examples": report.examples,
         "failures": report.failures,
