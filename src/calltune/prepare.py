@@ -134,8 +134,12 @@ def read_parts(settings: TrainSettings, data: Any = None) -> Parts:
         found = "both --data and --tools" if settings.data else "neither --data nor --tools"
         raise InputError(f"training needs one source of rows; found {found}",
                          next_step="give --data FILE, or --tools FILE.py to have rows made")  # fmt: skip
+    if settings.requests and not settings.tools:
+        raise InputError("--requests are examples for --tools, and none are named",
+                         next_step="add --tools FILE, or leave --requests out")  # fmt: skip
     if settings.tools:
-        made = synthesise(settings.tools, seed=settings.seed, rows_train=settings.rows, think=settings.think)
+        made = synthesise(settings.tools, seed=settings.seed, rows_train=settings.rows, think=settings.think,
+                          requests=settings.requests)  # fmt: skip
         return Parts(made.train, made.valid, made.test, "made from the tools, split by phrasing", made.notes)
     if settings.data == "builtin:assistant":
         made = builtin_data(seed=settings.seed, think=settings.think)

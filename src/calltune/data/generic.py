@@ -71,12 +71,13 @@ DEAL: Sequence[Part] = ("train", "train", "train", "test", "valid")
 QUOTED = frozenset({"text", "message", "phrase"})
 
 
-def table_for(function: Function) -> tuple[PhraseTable | None, list[str]]:
-    """A phrase table for the function, with notes on what a person should add; None if none can be made."""
+def table_for(function: Function, requests: Sequence[str] = ()) -> tuple[PhraseTable | None, list[str]]:
+    """A phrase table for the function, with notes on what a person should add; None if none can be made. `requests`:
+    examples from elsewhere than its docstring."""
     tool = function.tool
     slots, words, notes = values_of(tool)
     unknown = [name for name in tool.required if name not in slots and name not in words]
-    examples, said = _examples(function, slots, words)
+    examples, said = _examples(function, requests, slots, words)
     notes += said
     if unknown:
         notes.append(
@@ -93,15 +94,16 @@ def table_for(function: Function) -> tuple[PhraseTable | None, list[str]]:
 
 
 def _examples(
-    function: Function, slots: Mapping[str, Any], words: Mapping[str, Any]
+    function: Function, requests: Sequence[str], slots: Mapping[str, Any], words: Mapping[str, Any]
 ) -> tuple[list[Template], list[str]]:
-    """The docstring's `Examples:` or `Requests:` lines; one that lacks a required value is a case to ask."""
+    """The docstring's `Examples:` or `Requests:` lines, and those given; one without a required value is a case to
+    ask."""
     doc = inspect.getdoc(function.call) if function.call else None
     section = re.search(r"^(?:Examples?|Requests?):[ \t]*\n((?:[ \t]+.*\n?|\n)+)", f"{doc or ''}\n", re.MULTILINE)
     lines = re.findall(r"^\s*[-*]\s+(\S.*)$", section[1], re.MULTILINE) if section else []
     templates, notes = [], []
     known = {*slots, *words}
-    for i, line in enumerate(lines):
+    for i, line in enumerate([*lines, *requests]):
         template = read_template(line.strip(), f"{function.name}/example/{i}")
         names = {name for name, _ in template.slots} | {*template.fixed}
         if wrong := sorted(names - known):

@@ -152,7 +152,11 @@ def _open(one: SourceSettings, settings: PrepareSettings, counts: Came) -> Itera
     """The parts of a source; rows that are made come with their own, and with notes on what would better them."""
     if one.tools or one.data == "builtin:assistant":
         functions, seed = functions_from(one.tools or list(FUNCTIONS)), settings.seed
-        made = synthesise(one.tools, seed=seed, rows_train=one.rows) if one.tools else builtin_data(seed=seed)
+        made = (
+            synthesise(one.tools, seed=seed, rows_train=one.rows, requests=one.requests)
+            if one.tools
+            else builtin_data(seed=seed)
+        )
         counts.notes += made.notes
         for name in NAMES:
             if rows := getattr(made, name):

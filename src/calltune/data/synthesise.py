@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 from calltune.data.dependent import Link, linked_result, links_of, spoken_of
@@ -23,6 +24,7 @@ from calltune.data.patterns import JOINS, WRAPS
 from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill, ordered
 from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan, first_plan
 from calltune.data.rephrase import LINKS, dressed, linked
+from calltune.data.requests import read_requests
 from calltune.data.shares import TRAINING_SHARES, Shares, counts_of
 from calltune.data.slots import PARTS, Part, draw
 from calltune.errors import InputError, Problem
@@ -57,18 +59,21 @@ def synthesise(
     think: bool = True,
     shares: Shares | None = None,
     tables: Mapping[str, PhraseTable] | None = None,
+    requests: str | Path | None = None,
 ) -> Splits:
     """Conversations for the tools of `source` (whatever `functions.functions_from` reads).
 
     Tools without a table in `tables` get one from their docstring's examples, names and types
-    (data/generic.py). No function is executed. Raises InputError if no request can be made for any tool.
+    (data/generic.py); `requests` is a YAML file with more examples (data/requests.py). No function is executed.
+    Raises InputError if no request can be made for any tool.
     """
     functions = functions_from(source)
     tools = tuple(function.tool for function in functions)
+    more = read_requests(requests, [tool.name for tool in tools]) if requests else {}
     given, notes = dict(tables or {}), []
     for function in functions:
         if function.name not in given:
-            table, said = table_for(function)
+            table, said = table_for(function, more.get(function.name, ()))
             notes += said
             if table is not None:
                 given[function.name] = table
