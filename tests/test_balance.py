@@ -1,11 +1,16 @@
 """What a set teaches by its order of tools and its rows without calls; splits."""
 
-import pytest
+import json
 
+import pytest
+from tiny import tiny_model, weather_rows
+
+from calltune.cli import main
 from calltune.data.balance import no_call_share, right_tool_first_share, shuffle_tools
 from calltune.data.split import split_rows
 from calltune.errors import InputError
 from calltune.schema import Conversation, Message, Tool, ToolCall
+from calltune.tasks.suites import walkthrough_rows
 
 
 def numbered(count: int, tools: int = 3) -> list[Conversation]:
@@ -61,3 +66,19 @@ def test_a_split_by_tool_never_shows_the_held_out_tools_in_training():
 def test_splits_that_cannot_be(test, valid, count):
     with pytest.raises(InputError):
         split_rows(numbered(count), test=test, valid=valid)
+
+
+def test_the_walk_throughs_test_split_is_a_task_for_any_model(tmp_path):
+    rows = weather_rows(30)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row.to_openai()) + "\n" for row in rows), encoding="utf-8")
+    found = walkthrough_rows(path)
+    wanted = split_rows(rows, test=0.1, valid=0.0, seed=0).test
+    assert [row.id for row in found] == [row.id for row in wanted] and len(found) == 3
+    model = tiny_model(tmp_path / "model")
+    words = ["eval", str(model), "--suite", "walkthrough", "--data", str(path), "--out", str(tmp_path / "out")]
+    assert main([*words, "--max-tokens", "2"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["id"] for row in report["verdicts"]] == [row.id for row in wanted]
+    assert report["data"]["name"] == f"test split of {path}" and "holds out" in report["method"][0]
+    assert report["suite"] is None

@@ -24,7 +24,7 @@ from calltune.schema import Conversation
 from calltune.tasks.few_shot import FEW_SHOT, with_examples
 from calltune.tasks.questions import Question, questions_of
 from calltune.tasks.results import official_figures, write_results
-from calltune.tasks.suites import is_benchmark, suite_facts, suite_questions
+from calltune.tasks.suites import WALKTHROUGH, is_benchmark, suite_facts, suite_questions, walkthrough_rows
 
 
 def evaluate(
@@ -72,7 +72,7 @@ def evaluate(
         make_cases(questions, after, before, lengths, Trained.of(run)),
         clock=clock, method=(*method_of(max_tokens, rows, baseline, suite), *too_long(caller, lengths, max_tokens)),
         command=command,
-        data=suite_facts(suite, questions) if is_benchmark(suite) else data_facts(rows, run),
+        data=suite_facts(suite, questions) if is_benchmark(suite) else data_facts(rows, run, suite),
     )  # fmt: skip
     if is_benchmark(suite):
         report = replace(report, suite=_official(suite, questions, after, before))
@@ -109,6 +109,8 @@ def load_questions(
     suite: str | None, rows: Any, run: Run | None, limit: int | None, benchmark: str | Path | None = None
 ) -> list[Question]:
     """The questions of a suite, or of rows (`own`, which is also meant without a suite). Raises InputError."""
+    if suite == WALKTHROUGH:
+        return questions_of(walkthrough_rows(rows), limit)
     if not is_benchmark(suite):
         return questions_of(load_rows(rows, run), limit)
     if rows is not None:

@@ -15,7 +15,7 @@ from calltune.platform.machine import machine
 from calltune.report import Case, Report
 from calltune.runs import Run, now
 from calltune.tasks.few_shot import FEW_SHOT
-from calltune.tasks.suites import SUITE_NOTES, is_benchmark
+from calltune.tasks.suites import SUITE_NOTES, WALKTHROUGH, WALKTHROUGH_DATA, WALKTHROUGH_NOTE, is_benchmark
 
 
 @dataclass
@@ -63,7 +63,7 @@ def make_report(
 
 
 def method_of(max_tokens: int, rows: Any, baseline: Any, suite: str | None = None) -> tuple[str, ...]:
-    said = list(SUITE_NOTES) if is_benchmark(suite) else (
+    said = list(SUITE_NOTES) if is_benchmark(suite) else [WALKTHROUGH_NOTE] if suite == WALKTHROUGH else (
         [] if rows is not None else ["The rows were held out when the run was trained."])  # fmt: skip
     if baseline is not None:
         words = {"base": "the same model without the adapter", FEW_SHOT: "the base model after three worked examples"}
@@ -82,7 +82,12 @@ def too_long(caller: Caller, lengths: Sequence[int], max_tokens: int) -> list[st
             "model was made for; they were asked all the same."]  # fmt: skip
 
 
-def data_facts(rows: Any, run: Run | None) -> dict[str, Any]:
+def data_facts(rows: Any, run: Run | None, suite: str | None = None) -> dict[str, Any]:
+    if suite == WALKTHROUGH:
+        source = (
+            str(rows) if isinstance(rows, (str, Path)) else WALKTHROUGH_DATA if rows is None else "rows in memory"
+        )
+        return {"name": f"test split of {source}", "split": "split by row: test 0.1, valid 0, seed 0"}
     if rows is None and run is not None:
         return {"name": f"test part of {run.folder}", "split": run.record["data"]["origin"]}
     return {"name": str(rows) if isinstance(rows, (str, Path)) else "rows in memory"}

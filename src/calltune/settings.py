@@ -102,7 +102,8 @@ class EvalSettings:
     """What `calltune eval` does."""
 
     data: str | None = _help("file, folder or hub data set; default: the run's held-out test part", None)
-    suite: str | None = _help("a benchmark instead: bfcl:CATEGORY or bfcl:GROUP; 'own': the data", None)
+    suite: str | None = _help("a benchmark instead: bfcl:CATEGORY or bfcl:GROUP; 'own': the data; "
+                              "'walkthrough': its test split, of the hub's data set or of --data", None)  # fmt: skip
     benchmark: str | None = _help("the benchmark's wheel or folder of files; default: the package index", None)
     out: str | None = _help("folder for predictions.jsonl and the report", None)
     limit: int | None = _help("at most this many cases", None, low=1)
