@@ -88,6 +88,17 @@ def test_the_page_shows_the_figures_of_the_json():
     assert text.count("right answer:") == 6 + 10
 
 
+def test_the_page_draws_the_loss_by_kind_of_token():
+    kinds = ("think", "name", "arguments", "syntax", "answer")
+    curves = tuple({"step": step, **{f"loss_{kind}": 1 / (step + i) for i, kind in enumerate(kinds)}}
+                   for step in (1, 2, 3))  # fmt: skip
+    page = page_html(sample_report(curves=curves))
+    assert "Training loss by kind of token" in page and "plan from 1 to 0.333 at step 3" in page
+    for kind in kinds:
+        assert f'<path class="line loss_{kind}"' in page and f'<span class="key loss_{kind}">' in page
+    assert "Training loss by kind" not in page_html(sample_report())
+
+
 def test_the_page_draws_the_lengths_of_the_training_examples():
     page = page_html(sample_report())
     assert "Lengths of the training examples in tokens: median 640, 95 % up to 655, longest 660" in page
