@@ -130,12 +130,17 @@ def heat(room: str, hours: int, celsius: float = 20.0) -> None:
     """Tell the heating of a room, at once or later, to go on."""
 
 
+def fetch_parcel(street: str) -> None:
+    """Let a courier fetch a parcel at a street address."""
+
+
 def test_verb_phrases_read_as_people_speak():
-    made = synthesise([set_price, heat], rows_train=150)
+    made = synthesise([set_price, heat, fetch_parcel], rows_train=150)
     texts = "\n".join(row.messages[0].content for row in made.train)
     assert re.search(r"hange the price of a book with isbn 97\d+ to \d", texts)
     assert re.search(r"ell me the heating of .* for (\d+|[a-z]+) hours", texts)
-    assert not re.search(r"at once|\{", texts)
+    assert not re.search(r"at once|street address|\{", texts)
+    assert re.search(r"et a courier fetch a parcel at .*\d", texts)
     assert re.search(r"with (\S+) degrees", texts)
     linked_rows = [
         r for r in made.train if r.meta["category"] == "parallel" and r.meta["templates"][0] in LINKS["train"]

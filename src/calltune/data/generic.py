@@ -211,7 +211,9 @@ def _mention(name: str) -> re.Pattern[str]:
     spoken = r"percentage" if name_words(name)[0] == "percent" else re.escape(spoken_name(name))
     before = r"\b((?:for|in|of|to|from|at|on|by|into|about|with)\s+)"
     after = r"(?=\s*$|\s*,|\s+(?:for|in|to|from|at|on|by|into|about|with|and|or|is|that)\b)"
-    return re.compile(rf"(?:{before}{article}*|\b{article}+){spoken}{after}", re.IGNORECASE)
+    return re.compile(
+        rf"(?:{before}{article}*|\b{article}+){spoken}(?:\s+(?:address|name|number))?{after}", re.IGNORECASE
+    )
 
 
 def _quoted(name: str, slots: Mapping[str, Any]) -> str:
