@@ -16,11 +16,11 @@ from calltune.data.slots import Part
 _OPENERS = """
 Hi! | Hello! | Hey, | Hi there, | Good morning. | Good evening! | Hey there! | Okay, | Ok so, | So, | Right, | Well,
 Listen, | Quick question: | Quick one: | One more thing: | Next: | Now: | Sorry to bother you. | I'm in a hurry. | Um,
-My mother is coming over. | My boss just called. | I just got home. | We have guests tonight. | I nearly forgot.
-I'm on the phone with somebody. | The kids are asking. | It is late already. | I have no time for this. | Great.
+The plumber is here. | My boss just called. | I just got home. | We have guests tonight. | I nearly forgot.
+I'm cooking. | The kids are asking. | It is late already. | I have no time for this. | Great.
 It's urgent. | Before I forget: | I need your help. | My colleague is ill today. | I have been waiting all day.
 Somebody just asked me. | I can't do it myself right now. | Could you help me? | I'm driving. | Thanks for that.
-We talked about it yesterday. | My neighbour wants to know. | Oh, | Ah, | Brr. | Ugh, | Wow. | Hm, | First of all,
+We talked about it yesterday. | My neighbour wants to know. | Oh, | Ah, | Phew. | Ugh, | Wow. | Hm, | First of all,
 This is important. | I've got a question. | The customer is standing here. | I am new here. | Good news!
 """
 _CLOSERS = """
