@@ -3,6 +3,8 @@
     python bench/read_check.py                           100,000 rows made from the built-in tools
     python bench/read_check.py rows.jsonl --rows 20000   the rows of a file, again and again with other ids
     python bench/read_check.py --model smollm2-135m      also rendering, beside the tokenizer alone
+    python bench/read_check.py rows.jsonl --prepare      also `calltune prepare`: rows a second and the most memory
+    python bench/read_check.py rows.jsonl --own-tools    each row with tools that no other row has
 
 Beside it stands `datasets.load_dataset` and `datasets.map` with a function that does nothing but count calls, where
 that package is installed. Results go to standard output as JSON.
@@ -14,6 +16,8 @@ import argparse
 import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,14 +31,18 @@ from calltune.data.readers import load_conversations, readings
 from calltune.data.sources import Source
 
 
-def lines_of(path: Path | None, count: int) -> Iterator[str]:
-    """`count` rows as JSON text, each with an id and a word of its own."""
+def lines_of(path: Path | None, count: int, own_tools: bool = False) -> Iterator[str]:
+    """`count` rows as JSON text, each with an id and a word of its own, and with `own_tools` with such tools."""
     if path is None:
         rows: list[dict[str, Any]] = [row.to_openai() for row in builtin_data(sizes=(2000, 10, 10)).train]
     else:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for i, row in enumerate(islice(cycle(rows), count)):
         messages = [m | {"content": f"{m['content']} ({i})"} if m["role"] == "user" else m for m in row["messages"]]
+        if own_tools:
+            row = json.loads(json.dumps(row))
+            for tool in row["tools"]:
+                tool["function"]["description"] += f" (version {i})"
         yield json.dumps(row | {"id": f"row {i}", "messages": messages}, ensure_ascii=False)
 
 
@@ -55,6 +63,25 @@ def check_rate(path: Path, count: int) -> dict[str, Any]:
         "statuses": statuses,
         "bytes_kept_a_row": round(kept / count, 1),
         "memory_growth_mb": round((memory() - before) / 1e6, 1),
+    }
+
+
+def prepare_rate(path: Path, count: int) -> dict[str, Any]:
+    """`calltune prepare` in a process of its own: its speed, and the most memory that it held."""
+    code = (
+        "import resource, sys; from calltune.cli import main; main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["prepare", str(path), "--out", str(Path(folder) / "out"), "--duplicates", "--json"]
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    seconds, peak = time.perf_counter() - started, int(done.stderr.split()[-1]) * 1024
+    return {
+        "rows_per_second": round(count / seconds),
+        "peak_memory_mb": round(peak / 1e6),
+        "bytes_a_row": round(peak / count),
+        "times_the_file": round(peak / path.stat().st_size, 2),
     }
 
 
@@ -116,12 +143,14 @@ def main() -> None:
     parser.add_argument("rows_file", nargs="?", type=Path, help="a .jsonl file in place of made rows")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--model", help="also measure rendering with this model's tokenizer")
+    parser.add_argument("--prepare", action="store_true", help="also measure calltune prepare and its memory")
+    parser.add_argument("--own-tools", action="store_true", help="no two rows have the same tools")
     parser.add_argument("--no-datasets", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         with path.open("w", encoding="utf-8") as file:
-            for line in lines_of(args.rows_file, args.rows):
+            for line in lines_of(args.rows_file, args.rows, args.own_tools):
                 file.write(f"{line}\n")
         result: dict[str, Any] = {
             "rows": args.rows,
@@ -130,6 +159,8 @@ def main() -> None:
         }
         result["check"] = check_rate(path, args.rows)
         result["read"] = read_rate(path, args.rows)
+        if args.prepare:
+            result["prepare"] = prepare_rate(path, args.rows)
         if not args.no_datasets:
             result["datasets"] = datasets_rate(path, args.rows)
         if args.model:

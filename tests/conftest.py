@@ -1,7 +1,16 @@
 """Hypothesis makes the same examples every time, so that `make test` does not fail by chance; the nightly forms
 look for new ones (`derandomize=False`)."""
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("steady", derandomize=True)
 settings.load_profile("steady")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tiny model with data and a trained run, for the tests of the commands (cli_place.py)."""
+    from cli_place import make_place
+
+    return make_place(tmp_path_factory.mktemp("cli"))

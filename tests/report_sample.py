@@ -113,6 +113,7 @@ def sample_report(cases: tuple[Case, ...] | None = None, **changes) -> Report:
             "peak_memory_gb": 2.41,
         },
         "curves": sample_curves(),
+        "lengths": {"examples": 12, "p50": 640, "p95": 655, "max": 660, "histogram": [[600, 629, 3], [630, 660, 9]]},
         "machine": {
             "system": "Linux x86-64",
             "cores": 2,

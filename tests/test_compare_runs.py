@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tiny import weather_rows
 
+from calltune.cases import make_cases
 from calltune.cli import main
-from calltune.evaluate import make_cases
 from calltune.report_data import Answer, Report
 from calltune.schema import Message, Reply
 from calltune.score import mcnemar_p

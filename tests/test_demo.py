@@ -38,6 +38,8 @@ def test_demo_from_start_to_report(tiny_demo, tmp_path, capsys):
     assert set(document["seconds"]) == {"total", "train", "eval"}
     assert document["train"]["tokens_per_second"] > 0
     assert document["curves"]
+    lengths = document["lengths"]
+    assert sum(count for _, _, count in lengths["histogram"]) == lengths["examples"] > 0
     assert {"machine", "versions", "hashes", "settings"} <= document.keys()
     assert len((out / "predictions.jsonl").read_text().splitlines()) == 8
     assert (out / "report.html").stat().st_size > 1000

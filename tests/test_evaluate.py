@@ -8,23 +8,23 @@ from dataclasses import replace
 import pytest
 from tiny import TOOLS, long_row, tiny_model, weather_call, weather_rows
 
+from calltune.answers import answer_all, prediction
 from calltune.caller import load
 from calltune.errors import CheckFailed, InputError
-from calltune.evaluate import (
-    answer_all,
-    check_thresholds,
-    evaluate,
-    figures,
-    load_rows,
-    prediction,
-    questions_of,
-)
+from calltune.evaluate import evaluate, load_rows
+from calltune.gate import check_thresholds
 from calltune.schema import Conversation, Message, Reply, ToolCall
+from calltune.score import aggregate
+from calltune.tasks.questions import questions_of
 
 
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory):
     return load(tiny_model(tmp_path_factory.mktemp("model")))
+
+
+def counted(answers):
+    return aggregate([answer.verdict for answer in answers])
 
 
 class Always:
@@ -67,9 +67,9 @@ def test_limit_and_nothing_to_score():
 def test_right_and_wrong_answers_are_counted():
     rows = weather_rows(8)
     questions = questions_of(rows)
-    right = figures(answer_all(Always(rows), questions))
+    right = counted(answer_all(Always(rows), questions))
     assert (right["call_exact_match"], right["no_call_accuracy"], right["thinking_rate"]) == (1.0, 1.0, 1.0)
-    wrong = figures(answer_all(Always(rows, right=False), questions))
+    wrong = counted(answer_all(Always(rows, right=False), questions))
     assert (wrong["call_exact_match"], wrong["no_call_accuracy"], wrong["schema_valid"]) == (0.0, 1.0, None)
 
 

@@ -24,7 +24,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lengths", "prepare", "runs"),
     ("train", "caller", "generate", "tasks"),  # run the model
     ("report", "report_breakdown", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
-    ("evaluate", "answers", "comparison", "preview", "serve", "agent", "export", "bench"),
+    (
+        "evaluate",
+        "answers",
+        "cases",
+        "gate",
+        "report_facts",
+        "comparison",
+        "preview",
+        "serve",
+        "agent",
+        "export",
+        "bench",
+    ),
     ("demo", "api"),
     ("cli", "__main__", "__init__"),  # doors
 )

@@ -15,7 +15,8 @@ from calltune.data.manifest import read_manifest
 from calltune.data.mixture import Weighing, is_mixture, read_source_settings
 from calltune.data.readers import load_splits
 from calltune.errors import InputError
-from calltune.report_rows import bars, rows_page
+from calltune.report_charts import histogram_bars
+from calltune.report_rows import rows_page
 
 DATA = Path(__file__).parent / "data"
 
@@ -267,6 +268,29 @@ def test_sources_that_offer_the_same_tools_hold_out_the_same_ones(tmp_path, caps
     assert leaks and code == 0 and manifest["lost"] == {"leak": leaks}
 
 
+def test_valid_rows_of_a_source_that_call_a_held_out_tool_are_moved_to_test(tmp_path, capsys):
+    tools = [{"name": f"tool_{i}", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+             for i in range(8)]  # fmt: skip
+    rows = [{"id": f"r{i}", "tools": tools, "messages": [say("user", f"run number {i} of kind {i % 8}"), {
+        "role": "assistant", "tool_calls": [{"function": {"name": f"tool_{i % 8}", "arguments": {"n": i}}}]}]}
+        for i in range(96)]  # fmt: skip
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "train.jsonl", rows[:80])
+    write(tmp_path / "in" / "valid.jsonl", rows[80:])
+    given = (tmp_path / "in", "--out", tmp_path / "out", "--split-by", "tool", "--test", "0.3", "--duplicates")
+    code, manifest = prepared(capsys, *given)
+    held, (source,) = set(manifest["held_out_tools"]), manifest["sources"]
+    moved = source["moved_to_test"]
+    assert code == 0 and held and moved == 2 * len(held) and manifest["lost"] == {}
+    assert f"{moved} rows of its valid part call a held-out tool and were moved to test" in source["notes"]
+    assert sum(part["rows"] for part in manifest["parts"].values()) == 96
+    for name in ("train", "valid"):
+        for value in lines(tmp_path / "out" / f"{name}.jsonl"):
+            assert not held & {t["function"]["name"] for t in value["tools"]}
+    tested = {row["id"] for row in lines(tmp_path / "out" / "test.jsonl")}
+    assert {row["id"] for row in rows[80:] if f"tool_{int(row['id'][1:]) % 8}" in held} <= tested
+
+
 def test_made_rows_bring_their_parts_results_and_notes(tmp_path, capsys):
     (tmp_path / "tools.py").write_text(
         "import calltune\n\n@calltune.tool(pure=True)\ndef double(number: int) -> int:\n"
@@ -359,6 +383,6 @@ def test_names_from_data_cannot_write_the_page():
     empty = {key: {} for key in ("lost", "changes", "categories", "lengths")}
     page = rows_page(manifest | empty | {"parts": {"train": {"rows": 1}}})
     assert "<script>" not in page and "<b>" not in page and "&lt;script&gt;x" in page
-    assert bars([]) == []
-    assert [b["height"] for b in bars([[0, 9, 2], [10, 19, 1]])] == [182, 91]
+    assert histogram_bars([]) == []
+    assert [b["height"] for b in histogram_bars([[0, 9, 2], [10, 19, 1]])] == [182, 91]
     assert is_mixture("a.yaml") and not is_mixture("a.json") and not is_mixture(["a.yaml"])

@@ -88,6 +88,26 @@ def test_the_page_shows_the_figures_of_the_json():
     assert text.count("right answer:") == 6 + 10
 
 
+def test_the_page_draws_the_loss_by_kind_of_token():
+    kinds = ("think", "name", "arguments", "syntax", "answer")
+    curves = tuple({"step": step, **{f"loss_{kind}": 1 / (step + i) for i, kind in enumerate(kinds)}}
+                   for step in (1, 2, 3))  # fmt: skip
+    page = page_html(sample_report(curves=curves))
+    assert "Training loss by kind of token" in page and "plan from 1 to 0.333 at step 3" in page
+    for kind in kinds:
+        assert f'<path class="line loss_{kind}"' in page and f'<span class="key loss_{kind}">' in page
+    assert "Training loss by kind" not in page_html(sample_report())
+
+
+def test_the_page_draws_the_lengths_of_the_training_examples():
+    page = page_html(sample_report())
+    assert "Lengths of the training examples in tokens: median 640, 95 % up to 655, longest 660" in page
+    heights = [float(found) for found in re.findall(r'<rect class="bar"[^>]* height="([\d.]+)"', page)]
+    assert len(heights) == 2 and heights[1] == pytest.approx(3 * heights[0], abs=0.2)
+    assert "<title>600 to 629: 3</title>" in page
+    assert "Lengths of the training" not in page_html(sample_report(lengths={}))
+
+
 def test_the_page_is_self_contained_and_well_formed():
     html = page_html(sample_report())
     assert not re.search(r"https?://|<script|<iframe|<img|@import|url\(", html)
@@ -167,7 +187,16 @@ def test_a_before_of_fewer_cases_is_compared_on_these_and_said():
 
 
 def test_reports_with_almost_nothing_in_them(tmp_path):
-    bare = {"curves": (), "seconds": {}, "train": {}, "model": {}, "data": {}, "machine": {}, "hashes": {}}
+    bare = {
+        "curves": (),
+        "lengths": {},
+        "seconds": {},
+        "train": {},
+        "model": {},
+        "data": {},
+        "machine": {},
+        "hashes": {},
+    }
     for cases in ((), (case_of(Reply(content="hello")),), (case_of(Reply(calls=(ToolCall("x"),))),)):
         report = sample_report(cases, **bare, versions={}, settings={}, method=(), command="", created="")
         write_report(tmp_path, report)

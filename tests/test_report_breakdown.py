@@ -9,7 +9,7 @@ from report_sample import TOOLS, sample_cases, sample_report
 from tiny import TOOLS as OFFERED
 from tiny import weather_call, weather_rows
 
-from calltune.evaluate import Trained, make_cases
+from calltune.cases import Trained, make_cases
 from calltune.report import Answer, Case, write_report
 from calltune.report_breakdown import breakdown, confusion
 from calltune.schema import Reply, ToolCall

@@ -14,8 +14,9 @@ from calltune.data.no_call import no_call_requests
 from calltune.data.parts import PARTS, part_of
 from calltune.data.patterns import JOINS, WRAPS
 from calltune.data.phrases import KINDS, SLOT, Template, fill, read_table, read_template
+from calltune.data.shares import Shares
 from calltune.data.slots import draw, pools
-from calltune.data.synthesise import Shares, Splits, synthesise
+from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError
 from calltune.functions import tool_from
 from calltune.schema import Conversation, validate_call

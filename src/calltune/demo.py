@@ -15,26 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calltune.answers import answer_all, write_predictions
 from calltune.builtin import DEFAULT_SIZES, builtin_data
 from calltune.caller import make_caller
+from calltune.cases import make_cases
 from calltune.engine.load import LoadedModel, load
 from calltune.errors import InputError
-from calltune.evaluate import (
-    Clock,
-    Question,
-    answer_all,
-    environment_note,
-    make_cases,
-    make_report,
-    questions_of,
-    write_predictions,
-)
 from calltune.platform.paths import atomic_folder, atomic_write, check_writable
 from calltune.prepare import template_for
 from calltune.progress import Progress, Silent
 from calltune.report import Answer, Report, write_report
+from calltune.report_facts import Clock, environment_note, make_report
 from calltune.runs import Run
 from calltune.settings import TrainSettings
+from calltune.tasks.questions import Question, questions_of
 from calltune.train import train
 
 DEMO_SETTINGS = TrainSettings(

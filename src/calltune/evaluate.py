@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calltune.answers import AnswerFile, answer_all, prediction, write_predictions
+from calltune.answers import AnswerFile, answer_all
 from calltune.caller import Caller, find_run, load, make_caller
+from calltune.cases import Trained, make_cases
 from calltune.data.readers import load_conversations
 from calltune.data.sources import sources_of
 from calltune.engine.load import Dtype
 from calltune.engine.load import load as load_model
-from calltune.errors import CheckFailed, InputError, Problem
-from calltune.platform.blas import blas_environment
-from calltune.platform.machine import machine
+from calltune.errors import InputError
 from calltune.progress import Progress, Silent
-from calltune.report import Answer, Case, Report, write_report
-from calltune.report_text import FIGURES
-from calltune.runs import Run, now
+from calltune.report import Answer, Report, write_report
+from calltune.report_facts import Clock, data_facts, make_report, method_of, too_long
+from calltune.runs import Run
 from calltune.schema import Conversation
-from calltune.score import aggregate
 from calltune.tasks.few_shot import FEW_SHOT, with_examples
-from calltune.tasks.questions import Question, question_hash, questions_of, request_of
+from calltune.tasks.questions import Question, questions_of
 from calltune.tasks.results import official_figures, write_results
-from calltune.tasks.suites import SUITE_NOTES, is_benchmark, suite_facts, suite_questions
-
-__all__ = [
-    "Clock", "Question", "answer_all", "check_figures", "check_thresholds", "environment_note", "evaluate", "figures",
-    "load_baseline", "load_rows", "make_cases", "make_report", "prediction", "questions_of", "write_predictions",
-]  # fmt: skip
+from calltune.tasks.suites import WALKTHROUGH, is_benchmark, suite_facts, suite_questions, walkthrough_rows
 
 
 def evaluate(
@@ -78,9 +70,9 @@ def evaluate(
     report = make_report(
         f"{_title(caller)} on {_asked(suite, questions)}", caller,
         make_cases(questions, after, before, lengths, Trained.of(run)),
-        clock=clock, method=(*_method(max_tokens, rows, baseline, suite), *_too_long(caller, lengths, max_tokens)),
+        clock=clock, method=(*method_of(max_tokens, rows, baseline, suite), *too_long(caller, lengths, max_tokens)),
         command=command,
-        data=suite_facts(suite, questions) if is_benchmark(suite) else _data_facts(rows, run),
+        data=suite_facts(suite, questions) if is_benchmark(suite) else data_facts(rows, run, suite),
     )  # fmt: skip
     if is_benchmark(suite):
         report = replace(report, suite=_official(suite, questions, after, before))
@@ -117,6 +109,8 @@ def load_questions(
     suite: str | None, rows: Any, run: Run | None, limit: int | None, benchmark: str | Path | None = None
 ) -> list[Question]:
     """The questions of a suite, or of rows (`own`, which is also meant without a suite). Raises InputError."""
+    if suite == WALKTHROUGH:
+        return questions_of(walkthrough_rows(rows), limit)
     if not is_benchmark(suite):
         return questions_of(load_rows(rows, run), limit)
     if rows is not None:
@@ -176,145 +170,3 @@ def _title(caller: Caller) -> str:
 
 def _asked(suite: str | None, questions: Sequence[Question]) -> str:
     return f"{len(questions)} requests" + (f" of {suite}" if is_benchmark(suite) else "")
-
-
-def _method(max_tokens: int, rows: Any, baseline: Any, suite: str | None = None) -> tuple[str, ...]:
-    said = list(SUITE_NOTES) if is_benchmark(suite) else (
-        [] if rows is not None else ["The rows were held out when the run was trained."])  # fmt: skip
-    if baseline is not None:
-        words = {"base": "the same model without the adapter", FEW_SHOT: "the base model after three worked examples"}
-        said.append(f"Before: {words.get(str(baseline), baseline)}.")
-    return (*said, f"Answers are greedy (no sampling) and may be {max_tokens} tokens long.", *environment_note())
-
-
-def _too_long(caller: Caller, lengths: Sequence[int], max_tokens: int) -> list[str]:
-    """A sentence about prompts that leave no room in the model's context. They are asked all the same."""
-    config = json.loads((caller.loaded.folder / "config.json").read_text(encoding="utf-8"))
-    context = (config.get("text_config") or config).get("max_position_embeddings")
-    count = sum(length + max_tokens > context for length in lengths) if isinstance(context, int) else 0
-    if not count:
-        return []
-    return [f"{count} of {len(lengths)} prompts with their answers are longer than the {context:,} tokens that the "
-            "model was made for; they were asked all the same."]  # fmt: skip
-
-
-def _data_facts(rows: Any, run: Run | None) -> dict[str, Any]:
-    if rows is None and run is not None:
-        return {"name": f"test part of {run.folder}", "split": run.record["data"]["origin"]}
-    return {"name": str(rows) if isinstance(rows, (str, Path)) else "rows in memory"}
-
-
-def environment_note() -> tuple[str, ...]:
-    """A sentence for every report with a speed in it: variables that change the BLAS's figures."""
-    found = "; ".join(problem.found for problem in blas_environment())
-    return (f"Variables that change the speed of the BLAS: {found or 'none was set'}.",)
-
-
-def make_report(
-    title: str,
-    caller: Caller,
-    cases: tuple[Case, ...],
-    *,
-    clock: Clock,
-    method: Sequence[str] = (),
-    command: str = "",
-    data: dict[str, Any] | None = None,
-) -> Report:
-    """The report on a model's answers, with what its run recorded: curves, settings, hashes."""
-    loaded, here, run = caller.loaded, machine(), caller.run
-    record = run.record if run else {}
-    return Report(
-        title, cases,
-        model={"name": loaded.name, "precision": loaded.dtype, "template": caller.template.origin}
-        | ({"run": str(run.folder)} if run else {}),
-        data=(data or {}) | ({"rows": record["data"]["rows"]} if run else {}),
-        seconds=clock.to_dict(), train=record.get("train", {}), curves=tuple(run.metrics()) if run else (),
-        machine={"system": f"{here.os} {here.arch}", "device": f"{here.device}: {here.device_name}",
-                 "cores": here.cores, "memory_gb": here.memory_gb, "blas": blas_name()},
-        versions=here.versions | {"python": here.python}, hashes=record.get("hashes", {}),
-        settings=record.get("settings", {}), method=tuple(method), command=command, created=now(),
-    )  # fmt: skip
-
-
-def blas_name() -> str:
-    from calltune.engine import BLAS
-
-    return f"{BLAS.library} ({BLAS.source}), {BLAS.threads} threads"
-
-
-def make_cases(
-    questions: Sequence[Question],
-    after: Sequence[Answer],
-    before: Sequence[Answer] | None = None,
-    lengths: Sequence[int] | None = None,
-    trained: Trained | None = None,
-) -> tuple[Case, ...]:
-    """Questions with the answers after and, on the same cases, before. `lengths`: of the prompts in tokens."""
-    return tuple(
-        Case(q.id, q.category, request_of(q), q.expected, a, before[i] if before else None, len(q.tools),
-             lengths[i] if lengths else None, trained.had(q) if trained else None, question_hash(q))
-        for i, (q, a) in enumerate(zip(questions, after, strict=True))
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Which tools training had: those that all its rows offered, or all but those that were held out."""
-
-    names: frozenset[str] = frozenset()
-    held_out: frozenset[str] = frozenset()
-
-    @staticmethod
-    def of(run: Run | None) -> Trained | None:
-        if run is None:
-            return None
-        manifest = run.record.get("data", {}).get("manifest") or {}
-        found = Trained(frozenset(tool.name for tool in run.tools()), frozenset(manifest.get("held_out_tools", ())))
-        return found if found.names or found.held_out else None
-
-    def had(self, question: Question) -> bool | None:
-        """Whether training had all tools that are right; None where no call is, or where it cannot be known."""
-        names = {call.name for call in question.expected}
-        if not names or (question.case is not None and not self.names):
-            return None
-        return not names & self.held_out if self.held_out else names <= self.names
-
-
-def figures(answers: Sequence[Answer]) -> dict[str, Any]:
-    return aggregate([answer.verdict for answer in answers])
-
-
-def check_figures(wanted: Mapping[str, float]) -> None:
-    """Raises InputError for thresholds of a figure that does not exist, or that are no share."""
-    problems = [Problem("unknown_figure", key, ", ".join(FIGURES)) for key in wanted if key not in FIGURES]
-    problems += [Problem("wrong_value", f"{key}={limit:g}", "a share from 0 to 1")
-                 for key, limit in wanted.items() if not 0 <= limit <= 1]  # fmt: skip
-    if problems:
-        raise InputError("--fail-under is not right", problems=problems,
-                         next_step="write it as call_exact_match=0.9,no_call_accuracy=0.9")  # fmt: skip
-
-
-def check_thresholds(found: Mapping[str, Any], wanted: Mapping[str, float]) -> None:
-    """Raises CheckFailed for the figures below their thresholds (one that could not be taken counts as 0),
-    InputError as `check_figures`."""
-    check_figures(wanted)
-    low = [f"{key} is {found[key]} (wanted {limit})" for key, limit in wanted.items() if (found[key] or 0.0) < limit]
-    if low:
-        raise CheckFailed("below the threshold: " + "; ".join(low))
-
-
-@dataclass
-class Clock:
-    """Seconds by what they were spent on."""
-
-    started: float
-    train: float = 0.0
-    evaluation: float = 0.0
-
-    @staticmethod
-    def start() -> Clock:
-        return Clock(time.perf_counter())
-
-    def to_dict(self) -> dict[str, float]:
-        total = time.perf_counter() - self.started
-        return {"total": round(total, 1), "train": round(self.train, 1), "eval": round(self.evaluation, 1)}

@@ -65,21 +65,25 @@ class Lengths:
         return [Problem("thinking_dropped", found, expected, severity="warning")]
 
     def summary(self) -> dict[str, Any]:
-        """p50, p95 and max of the lengths, the share of tokens with loss, and a histogram."""
-        ordered = sorted(self.lengths)
-        if not ordered:
-            return {"examples": 0}
-        tokens = sum(ordered)
-        return {
-            "examples": len(ordered),
-            "p50": ordered[len(ordered) // 2],
-            "p95": ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))],
-            "max": ordered[-1],
-            "tokens": tokens,
-            "trained_tokens": self.trained,
-            "loss_share": round(self.trained / tokens, 4) if tokens else 0.0,
-            "histogram": histogram(ordered),
-        }
+        return length_summary(self.lengths, self.trained)
+
+
+def length_summary(lengths: Sequence[int], trained: int) -> dict[str, Any]:
+    """p50, p95 and max of the lengths, the share of tokens with loss, and a histogram."""
+    ordered = sorted(lengths)
+    if not ordered:
+        return {"examples": 0}
+    tokens = sum(ordered)
+    return {
+        "examples": len(ordered),
+        "p50": ordered[len(ordered) // 2],
+        "p95": ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))],
+        "max": ordered[-1],
+        "tokens": tokens,
+        "trained_tokens": trained,
+        "loss_share": round(trained / tokens, 4) if tokens else 0.0,
+        "histogram": histogram(ordered),
+    }
 
 
 def histogram(ordered: Sequence[int], bins: int = BINS) -> list[list[int]]:

@@ -18,6 +18,7 @@ from calltune.data.readers import load_splits
 from calltune.data.split import split_rows
 from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError, Problem
+from calltune.lengths import length_summary
 from calltune.render import Example, limit_length, prompt_ids
 from calltune.rendered import render_kept
 from calltune.schema import Conversation, Message, validate_call
@@ -51,6 +52,7 @@ class Prepared:
     counts: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     golden_prompt: tuple[int, ...] = ()
+    lengths: Mapping[str, Any] = field(default_factory=dict)  # of the training examples, with a histogram
 
     @property
     def hash(self) -> str:
@@ -95,7 +97,8 @@ def prepare(settings: TrainSettings, tokenizer: Tokenizer, data: Any = None) -> 
     counts |= token_counts(kept["train"])
     first = next((row for row in parts.train if row.messages), None)  # raw text has no prompt
     golden = prompt_ids(first_request(first), first.tools, template, tokenizer) if first else []
-    return Prepared(template, parts, kept["train"], kept["valid"], counts, tuple(notes), tuple(golden))
+    lengths = length_summary([len(e) for e in kept["train"]], counts["trained_tokens"])
+    return Prepared(template, parts, kept["train"], kept["valid"], counts, tuple(notes), tuple(golden), lengths)
 
 
 def token_counts(examples: Sequence[Example]) -> dict[str, int]:
@@ -131,8 +134,12 @@ def read_parts(settings: TrainSettings, data: Any = None) -> Parts:
         found = "both --data and --tools" if settings.data else "neither --data nor --tools"
         raise InputError(f"training needs one source of rows; found {found}",
                          next_step="give --data FILE, or --tools FILE.py to have rows made")  # fmt: skip
+    if settings.requests and not settings.tools:
+        raise InputError("--requests are examples for --tools, and none are named",
+                         next_step="add --tools FILE, or leave --requests out")  # fmt: skip
     if settings.tools:
-        made = synthesise(settings.tools, seed=settings.seed, rows_train=settings.rows, think=settings.think)
+        made = synthesise(settings.tools, seed=settings.seed, rows_train=settings.rows, think=settings.think,
+                          requests=settings.requests)  # fmt: skip
         return Parts(made.train, made.valid, made.test, "made from the tools, split by phrasing", made.notes)
     if settings.data == "builtin:assistant":
         made = builtin_data(seed=settings.seed, think=settings.think)

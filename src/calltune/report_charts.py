@@ -16,6 +16,7 @@ from markupsafe import Markup
 from calltune.report_text import interval_text, percent
 
 _BAR, _GAP = 11, 5  # pixels: height of a bar, room between two
+WIDTH, HEIGHT, TOP, FOOT = 720, 220, 18, 20  # of a histogram, in the units of its drawing
 _MOST_POINTS = 400  # of a curve: more can't be told apart at the width of a page
 
 
@@ -138,3 +139,26 @@ def ticks(top: float, count: int = 5) -> list[float]:
 
 def _number(value: float, top: float | None) -> str:
     return f"{value * 100:.0f} %" if top == 1 else f"{value:,.6g}"
+
+
+def lengths_drawing(lengths: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What templates_html/lengths.html.j2 draws of the lengths of examples; None where none were counted."""
+    bars = histogram_bars(lengths.get("histogram", ()))
+    if not bars:
+        return None
+    words = f"median {lengths['p50']}, 95 % up to {lengths['p95']}, longest {lengths['max']}"
+    return {"bars": bars, "words": words, "width": WIDTH, "height": HEIGHT}
+
+
+def histogram_bars(histogram: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """The bars of `[from, up to, count]` in the units of the drawing; heights in proportion to the counts."""
+    highest = max((count for _, _, count in histogram), default=0)
+    if not highest:
+        return []
+    step, room = WIDTH / len(histogram), HEIGHT - TOP - FOOT
+    made = []
+    for i, (low, high, count) in enumerate(histogram):
+        tall = round(room * count / highest, 1)
+        made.append({"x": round(i * step + 2, 1), "y": round(TOP + room - tall, 1), "width": round(step - 4, 1),
+                     "height": tall, "low": low, "count": count, "label": f"{low} to {high}: {count}"})  # fmt: skip
+    return made

@@ -75,6 +75,7 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     curves: tuple[Mapping[str, Any], ...] = ()
+    lengths: Mapping[str, Any] = field(default_factory=dict)  # of the training examples in tokens (lengths.py)
     machine: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     hashes: Mapping[str, Any] = field(default_factory=dict)
@@ -140,6 +141,7 @@ class Report:
             "created": self.created,
             "suite": self.suite or None,
             "curves": self.curves,
+            "lengths": self.lengths or None,
             "examples": [case.to_dict() for case in self.examples],
             "failures": [case.to_dict() for case in self.failures],
             "verdicts": [_verdict_row(case) for case in self.cases],

@@ -15,13 +15,15 @@ from markupsafe import Markup
 
 from calltune import report_text
 from calltune.report_breakdown import breakdown
-from calltune.report_charts import category_rows, chart, curve_points, error_rows
+from calltune.report_charts import category_rows, chart, curve_points, error_rows, lengths_drawing
 from calltune.report_data import Answer, Report
 from calltune.score import ERROR_KINDS
 
 _FOLDER = Path(__file__).parent / "templates_html"
 _LONGEST = 700  # characters of a text on the page; report.json has all of it
 _CURVES = {"train_loss": "training loss", "valid_loss": "validation loss", "call_exact_match": "exact calls"}
+_KINDS = {"loss_think": "plan", "loss_name": "name", "loss_arguments": "arguments", "loss_syntax": "syntax",
+          "loss_answer": "answer"}  # fmt: skip
 KIND_WORDS = {
     "exact": "exact",
     "no_call": "no call made",
@@ -76,6 +78,7 @@ def page_values(report: Report) -> dict[str, Any]:
         "categories": category_rows(before["categories"] if before else [], after["categories"]),
         "errors": error_rows(before["errors"] if before else None, after["errors"], kinds),
         "charts": charts(report.curves),
+        "lengths": lengths_drawing(report.lengths),
         "wrong_after": sum(after["errors"].values()),
         "examples": report.examples,
         "failures": report.failures,
@@ -86,13 +89,18 @@ def page_values(report: Report) -> dict[str, Any]:
 
 
 def charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The training curves that the rows allow: losses together, the share of exact calls by itself."""
-    lines = {key: curve_points(rows, key) for key in _CURVES}
+    """The training curves that the rows allow: losses together, those of each kind of token, the share of exact
+    calls."""
+    lines = {key: curve_points(rows, key) for key in (*_CURVES, *_KINDS)}
     made = []
     losses = {key: lines[key] for key in ("train_loss", "valid_loss") if lines[key]}
     if losses:
         alt = "; ".join(_curve_words(_CURVES[key], line) for key, line in losses.items())
         made.append({"title": "Loss", "lines": _legend(losses), **chart(losses, alt)})
+    kinds = {key: lines[key] for key in _KINDS if lines[key]}
+    if kinds:
+        alt = "; ".join(_curve_words(_KINDS[key], line) for key, line in kinds.items())
+        made.append({"title": "Training loss by kind of token", "lines": _legend(kinds), **chart(kinds, alt)})
     calls = {"call_exact_match": lines["call_exact_match"]}
     if calls["call_exact_match"]:
         alt = _curve_words("exact calls", calls["call_exact_match"], share=True)
@@ -101,7 +109,7 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _legend(lines: Mapping[str, Sequence[tuple[float, float]]]) -> list[dict[str, str]]:
-    return [{"colour": key, "text": _CURVES[key]} for key in lines]
+    return [{"colour": key, "text": (_CURVES | _KINDS)[key]} for key in lines]
 
 
 def _curve_words(name: str, line: Sequence[tuple[float, float]], share: bool = False) -> str:

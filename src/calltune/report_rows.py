@@ -10,9 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from calltune.errors import Problem
+from calltune.report_charts import lengths_drawing
 
 _FOLDER = Path(__file__).parent / "templates_html"
-WIDTH, HEIGHT, TOP, FOOT = 720, 220, 18, 20
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 
@@ -89,32 +89,11 @@ def rows_page(manifest: Mapping[str, Any]) -> str:
     options: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
     environment = Environment(loader=FileSystemLoader(_FOLDER), lstrip_blocks=True, **options)
     rows = ", ".join(f"{part['rows']:,} {name}" for name, part in manifest["parts"].items())
-    lengths = manifest["lengths"]
-    words = (
-        f"median {lengths['p50']}, 95 % up to {lengths['p95']}, longest {lengths['max']}" if "p50" in lengths else ""
-    )
     values = {
         "style": Markup((_FOLDER / "report.css").read_text("utf-8")),
         "headline": f"{rows} rows; calltune {manifest['calltune']}",
         "tables": tables_of(manifest),
-        "bars": bars(lengths.get("histogram", ())),
-        "lengths_words": words,
-        "width": WIDTH,
-        "height": HEIGHT,
+        "lengths": lengths_drawing(manifest["lengths"]),
         "findings": findings(manifest),
     }
     return environment.get_template("data.html.j2").render(values)
-
-
-def bars(histogram: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    """The bars of a histogram in the units of the drawing; heights in proportion to the counts."""
-    highest = max((count for _, _, count in histogram), default=0)
-    if not highest:
-        return []
-    step, room = WIDTH / len(histogram), HEIGHT - TOP - FOOT
-    made = []
-    for i, (low, high, count) in enumerate(histogram):
-        tall = round(room * count / highest, 1)
-        made.append({"x": round(i * step + 2, 1), "y": round(TOP + room - tall, 1), "width": round(step - 4, 1),
-                     "height": tall, "low": low, "count": count, "label": f"{low} to {high}: {count}"})  # fmt: skip
-    return made

@@ -123,7 +123,7 @@ class RunWriter:
             "template": prepared.template.to_dict(),
             "hashes": {"template": prepared.template.hash, "data": prepared.hash} | tokenizer_hashes(loaded.folder),
             "data": {"origin": parts.origin, "rows": {"train": len(parts.train), "valid": len(parts.valid),
-                     "test": len(parts.test)}, **prepared.counts,
+                     "test": len(parts.test)}, **prepared.counts, "lengths": dict(prepared.lengths),
                      **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
             "golden_prompt": list(prepared.golden_prompt),
             "settings": to_dict(settings), "machine": here.to_dict(), "versions": here.versions,

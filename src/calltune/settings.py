@@ -44,6 +44,7 @@ class TrainSettings:
     model: str = _help("folder, hub name, .gguf file or built-in name", "")
     data: str | None = _help("file, folder, hub data set or builtin:assistant", None)
     tools: str | None = _help("Python file or OpenAI tools JSON: training requests are made for it", None)
+    requests: str | None = _help("YAML file with example requests for --tools, beside those in docstrings", None)
     out: str = _help("folder of the run", "runs/last")
     overwrite: bool = _help("replace a run that is in the folder", False)
     seed: int = _help("seed of split, order, adapter and made data", 0, low=0)
@@ -101,7 +102,8 @@ class EvalSettings:
     """What `calltune eval` does."""
 
     data: str | None = _help("file, folder or hub data set; default: the run's held-out test part", None)
-    suite: str | None = _help("a benchmark instead: bfcl:CATEGORY or bfcl:GROUP; 'own': the data", None)
+    suite: str | None = _help("a benchmark instead: bfcl:CATEGORY or bfcl:GROUP; 'own': the data; "
+                              "'walkthrough': its test split, of the hub's data set or of --data", None)  # fmt: skip
     benchmark: str | None = _help("the benchmark's wheel or folder of files; default: the package index", None)
     out: str | None = _help("folder for predictions.jsonl and the report", None)
     limit: int | None = _help("at most this many cases", None, low=1)
@@ -167,13 +169,13 @@ def _check_ranges(settings: Any, command: str) -> None:
                          next_step=f"`calltune {command} --help` lists every setting")  # fmt: skip
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of settings. Raises InputError."""
+def read_yaml(path: Path, flag: str = "--config") -> dict[str, Any]:
+    """A YAML file of settings, or of what else `flag` names. Raises InputError."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise InputError(f"the settings file {path} cannot be read: {error.strerror}",
-                         next_step="check the path given with --config") from error  # fmt: skip
+                         next_step=f"check the path given with {flag}") from error  # fmt: skip
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}", next_step="correct the line named") from error
     if not isinstance(value, dict):

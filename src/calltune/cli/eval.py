@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     settings = resolve(EvalSettings, flags, "the flags", "eval")
     from calltune.caller import find_run
     from calltune.cli.score import figure_lines
-    from calltune.evaluate import check_figures, check_thresholds, evaluate
+    from calltune.evaluate import evaluate
+    from calltune.gate import check_figures, check_thresholds
     from calltune.platform.paths import check_writable
     from calltune.report import summary_lines
 

@@ -21,6 +21,7 @@ from typing import Any
 from calltune.data.kinds import name_words, spoken_name, values_of
 from calltune.data.parts import PARTS, Part
 from calltune.data.phrases import Kind, PhraseTable, Template, read_template
+from calltune.data.rephrase import clause_of
 from calltune.functions import Function
 from calltune.schema import Tool
 
@@ -38,15 +39,19 @@ PATTERNS: Mapping[Part, tuple[str, ...]] = {
     "valid": ("I want you to {a}.", "Could you please {a}?"),
     "test": ("Would you {a}?", "Go ahead and {a}.", "I'd like you to {a}.", "Help me {a}."),
 }
+FROM = frozenset({"from", "origin", "source", "start", "departure", "since", "begin"})
+TO = frozenset({"to", "destination", "target", "recipient", "end", "arrival", "until"})
 CONNECTORS: Sequence[tuple[frozenset[str], str]] = (
-    (frozenset({"from", "origin", "source", "start", "departure"}), "from {x}"),
-    (frozenset({"to", "destination", "target", "recipient", "end", "arrival"}), "to {x}"),
+    (FROM, "from {x}"),
+    (TO, "to {x}"),
     (frozenset({"date", "day", "deadline", "birthday"}), "on {x}"),
     (frozenset({"time", "hour", "when", "datetime"}), "at {x}"),
+    (frozenset({"street", "address"}), "at {x}"),
     (frozenset({"city", "town", "location", "place", "country", "language", "lang", "room"}), "in {x}"),
     (frozenset({"query", "topic", "keyword", "question", "person", "user", "customer"}), "for {x}"),
     (frozenset({"title", "label"}), "called {x}"),
-    (frozenset({"minutes", "seconds", "hours", "days", "people", "guests"}), "for {x} {words}"),
+    (frozenset({"minutes", "seconds", "hours", "days", "nights", "weeks"}), "for {x} {words}"),
+    (frozenset({"people", "guests", "travellers", "passengers"}), "for {x} {words}"),
     (frozenset({"percent"}), "at {x} percent"),
 )
 VERBS = {
@@ -57,17 +62,22 @@ VERBS = {
     "fetch": "get",
     "fetches": "get",
 }
+UNITS = {"kg": "kg", "km": "km", "cm": "cm", "eur": "euros", "usd": "dollars", "euros": "euros", "celsius": "degrees"}
+CHANGES = frozenset({"set", "change", "update", "adjust", "raise", "lower"})
 FEW_EXAMPLES = 5
+OWN_SHARE = 3  # requests by the user's own phrasings, to one by ours
+FORMS = 0.2  # share of the numbers, dates and times that are said in other words
 DEAL: Sequence[Part] = ("train", "train", "train", "test", "valid")
 QUOTED = frozenset({"text", "message", "phrase"})
 
 
-def table_for(function: Function) -> tuple[PhraseTable | None, list[str]]:
-    """A phrase table for the function, with notes on what a person should add; None if none can be made."""
+def table_for(function: Function, requests: Sequence[str] = ()) -> tuple[PhraseTable | None, list[str]]:
+    """A phrase table for the function, with notes on what a person should add; None if none can be made. `requests`:
+    examples from elsewhere than its docstring."""
     tool = function.tool
     slots, words, notes = values_of(tool)
     unknown = [name for name in tool.required if name not in slots and name not in words]
-    examples, said = _examples(function, slots, words)
+    examples, said = _examples(function, requests, slots, words)
     notes += said
     if unknown:
         notes.append(
@@ -80,19 +90,20 @@ def table_for(function: Function) -> tuple[PhraseTable | None, list[str]]:
         notes.append(f"{tool.name}: add `Examples:` with {FEW_EXAMPLES} or more requests such as `- {_hint(tool)}`")
     templates = _templates(tool, slots, words, examples)
     questions = {name: f"Which {spoken_name(name)} should I use?" for name in tool.required}
-    return PhraseTable(tool.name, slots, words, templates, questions), notes
+    return PhraseTable(tool.name, slots, words, templates, questions, forms=FORMS), notes
 
 
 def _examples(
-    function: Function, slots: Mapping[str, Any], words: Mapping[str, Any]
+    function: Function, requests: Sequence[str], slots: Mapping[str, Any], words: Mapping[str, Any]
 ) -> tuple[list[Template], list[str]]:
-    """The docstring's `Examples:` or `Requests:` lines; one that lacks a required value is a case to ask."""
+    """The docstring's `Examples:` or `Requests:` lines, and those given; one without a required value is a case to
+    ask."""
     doc = inspect.getdoc(function.call) if function.call else None
     section = re.search(r"^(?:Examples?|Requests?):[ \t]*\n((?:[ \t]+.*\n?|\n)+)", f"{doc or ''}\n", re.MULTILINE)
     lines = re.findall(r"^\s*[-*]\s+(\S.*)$", section[1], re.MULTILINE) if section else []
     templates, notes = [], []
     known = {*slots, *words}
-    for i, line in enumerate(lines):
+    for i, line in enumerate([*lines, *requests]):
         template = read_template(line.strip(), f"{function.name}/example/{i}")
         names = {name for name, _ in template.slots} | {*template.fixed}
         if wrong := sorted(names - known):
@@ -129,10 +140,18 @@ def _templates(
                     Template(f"{tool.name}/ask/{part}/{i}/{name}", _apply(pattern, phrase), missing=name)
                 )
         for kind, own in _deal(examples, part).items():
-            # the user's own phrasings come as often as ours
-            made[kind][part] += own * max(1, len(made[kind][part]) // max(1, len(own)))
+            times = OWN_SHARE if kind == "call" and len(own) >= OWN_SHARE else 1
+            made[kind][part] += own * max(1, times * len(made[kind][part]) // max(1, len(own)))
         made["clause"][part] = [Template(f"{tool.name}/clause/{part}/{i}", p) for i, p in enumerate(phrases)]
+        made["clause"][part] += _clauses(_deal(examples, part)["call"], tool) * 2
     return {kind: {part: tuple(rows) for part, rows in parts.items()} for kind, parts in made.items()}
+
+
+def _clauses(examples: Sequence[Template], tool: Tool) -> list[Template]:
+    """The user's own phrasings that can stand in a longer sentence."""
+    verb = _base_verb(tool.description.split(" ")[0])
+    found = ((example, clause_of(example.text, verb)) for example in examples)
+    return [replace(example, id=f"{example.id}/clause", text=clause) for example, clause in found if clause]
 
 
 def _deal(examples: Sequence[Template], part: Part) -> dict[Kind, list[Template]]:
@@ -162,9 +181,10 @@ def _phrase(
 
     `without`: a parameter that the request leaves out; what the sentence says of it goes.
     """
-    sentence = re.split(r"[.\n;(]", tool.description.strip() or spoken_name(tool.name))[0].strip()
+    sentence = re.split(r"[.\n;(,]", tool.description.strip() or spoken_name(tool.name))[0].strip()
     verb, _, rest = sentence.partition(" ")
     text = f"{_base_verb(verb)} {rest}".strip()
+    text = re.sub(r"^(tell|show|give) (?!me\b)", r"\1 me ", text)
     if without:
         text = " ".join(_mention(without).sub("", text, count=1).split())
     after = []
@@ -173,7 +193,7 @@ def _phrase(
         if found:
             text = f"{text[: found.start()]}{found[1] or ''}{_quoted(name, slots)}{text[found.end() :]}"
         else:
-            after.append(_connector(name, slots, words))
+            after.append(_connector(name, slots, words, changes=text.split(" ")[0] in CHANGES and len(names) < 3))
     return " ".join([text, *_with_once(after)])
 
 
@@ -188,27 +208,39 @@ def _base_verb(verb: str) -> str:
 def _mention(name: str) -> re.Pattern[str]:
     """Where a sentence speaks of a parameter: `for a city`, `the given text`; not `meeting room` for room."""
     article = r"(?:(?:a|an|the|some|given|specified|certain|their|its|his|your)\s+)"
-    spoken = re.escape(spoken_name(name))
+    spoken = r"percentage" if name_words(name)[0] == "percent" else re.escape(spoken_name(name))
     before = r"\b((?:for|in|of|to|from|at|on|by|into|about|with)\s+)"
-    after = r"(?=\s*$|\s*,|\s+(?:for|in|of|to|from|at|on|by|into|about|with|and|or|is|that)\b)"
-    return re.compile(rf"(?:{before}{article}*|\b{article}+){spoken}{after}", re.IGNORECASE)
+    after = r"(?=\s*$|\s*,|\s+(?:for|in|to|from|at|on|by|into|about|with|and|or|is|that)\b)"
+    return re.compile(
+        rf"(?:{before}{article}*|\b{article}+){spoken}(?:\s+(?:address|name|number))?{after}", re.IGNORECASE
+    )
 
 
 def _quoted(name: str, slots: Mapping[str, Any]) -> str:
     return f'"{{{name}}}"' if slots.get(name) in QUOTED else f"{{{name}}}"
 
 
-def _connector(name: str, slots: Mapping[str, Any], words: Mapping[str, Any]) -> str:
+def _connector(name: str, slots: Mapping[str, Any], words: Mapping[str, Any], changes: bool = False) -> str:
+    """How a value is added to a verb phrase. `changes`: the verb sets something to it."""
     if name in words and set(words[name]) <= {True, False}:
         return f"{{{name}}}"
-    by_kind = {"date": "on", "time": "at", "datetime": "at"}.get(str(slots.get(name)))
+    kind, spoken = str(slots.get(name)), name_words(name)
+    by_kind = {"date": "on", "time": "at", "datetime": "at"}.get(kind)
+    if len(spoken) == 1 and name in FROM | TO:
+        return f"{'from' if name in FROM else 'to'} {_quoted(name, slots)}"
     if by_kind:
         return f"{by_kind} {{{name}}}"
-    spoken = name_words(name)
     for keys, pattern in CONNECTORS:
-        counted = "{words}" in pattern and not str(slots.get(name)).startswith("int ")
+        counted = "{words}" in pattern and kind.split(" ")[0] not in ("int", "count")
         if keys & set(spoken) and spoken[0] not in ("max", "min") and not counted:
             return pattern.replace("{x}", _quoted(name, slots)).replace("{words}", spoken[-1])
+    numeric = kind.split(" ")[0] in ("int", "count", "amount", "decimal", "degrees")
+    if numeric and changes:
+        return f"to {{{name}}}"
+    if numeric and spoken[-1] in UNITS:
+        return " ".join(["with", *spoken[:-1], f"{{{name}}}", UNITS[spoken[-1]]])
+    if kind.split(" ")[0] in ("int", "count") and len(spoken) == 1 and name.endswith("s"):
+        return f"with {{{name}}} {name}"
     return f"with {spoken_name(name)} {_quoted(name, slots)}"
 
 

@@ -17,14 +17,16 @@ LONG = 200  # characters; a longer text is composed, not copied
 def values_of(value: Any, schema: Any, path: str) -> Iterator[tuple[str, str | int | float]]:
     """The texts and numbers in arguments that somebody must have said: no booleans, no words of an enum, no
     defaults."""
-    if isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         inner = schema.get("properties") if isinstance(schema, Mapping) else None
         known = isinstance(inner, Mapping)
         for key, item in value.items():
             own = inner.get(key) if known and inner is not None else None
-            if type(item) is str and not _is_decided(item, own):
-                yield f"{path}{pointer(key)}", item
-            elif type(item) is not str:
+            kind = type(item)
+            if kind is str or kind is int or kind is float:
+                if not _is_decided(item, own):
+                    yield f"{path}{pointer(key)}", item
+            else:
                 yield from values_of(item, own, path + pointer(key))
     elif isinstance(value, list):
         items = schema.get("items") if isinstance(schema, Mapping) else None
@@ -38,7 +40,7 @@ def _is_decided(value: Any, schema: Any) -> bool:
     """Whether nobody needs to say a value: it is of a closed set, the default, empty, or composed."""
     if value == "" or (isinstance(value, str) and len(value) > LONG):
         return True
-    if not isinstance(schema, Mapping):
+    if type(schema) is not dict and not isinstance(schema, Mapping):
         return False
     return "enum" in schema or "const" in schema or ("default" in schema and schema["default"] == value)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from calltune.data.messages import ROLE_NAMES, Reading, role_and_text
@@ -28,6 +29,7 @@ from calltune.schema import Message, Role, Tool
 TOOLS_BLOCK = re.compile(r"<tools>\s*(?=[\[{])")
 RESPONSE = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
 MARKS = ("<tool_call>", "<think>", "<tool_response>", "<tools>")
+LONGEST_KEPT = 50_000  # characters
 TAGS = r"<(\w+)>\s*</\1>"
 # The sentences of the public prompts around a tools block; what is not in this list is the author's own.
 EXPLANATIONS = [
@@ -117,13 +119,23 @@ def _system(text: str, place: str, reading: Reading) -> str:
     return "\n".join(rest for rest in map(_without_explanations, rests) if rest)
 
 
+@lru_cache(maxsize=32)  # in many sets all rows offer the same tools
+def _kept_value(text: str) -> Any:
+    return read_value(text)
+
+
+def _value_of(text: str) -> Any:
+    """The value of a tools text, which nobody changes; long texts are not kept."""
+    return _kept_value(text) if len(text) < LONGEST_KEPT else read_value(text)
+
+
 def _tools_block(text: str, start: int, place: str, reading: Reading) -> tuple[tuple[Tool, ...], int]:
     """The tools from `start` on (one list, or objects one after the other) and the index of the end."""
     tools: list[Tool] = []
     close = text.find("</tools>", start)
     if text[start] == "[" and close > 0:  # nearly always all of it; a mark inside a string is seen below
         try:
-            items = tool_items(read_value(text[start:close]), place)
+            items = tool_items(_value_of(text[start:close]), place)
             return read_tool_list(items, place, reading.add_tool), close
         except (ValueError, InputError):
             pass
@@ -146,6 +158,7 @@ def _tools_block(text: str, start: int, place: str, reading: Reading) -> tuple[t
     return tuple(tools), start
 
 
+@lru_cache(maxsize=64)  # most rows of a set have the same words around their tools
 def _without_explanations(text: str) -> str:
     for pattern in EXPLANATIONS:
         text = pattern.sub("", text)

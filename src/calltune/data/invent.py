@@ -34,8 +34,7 @@ a e i o u a e i o ai ea ee ie oa oo ou
 b d f g l ll m n nd nt r rr rt s ss st t v z
 a o e y n r l s t m an en in on ia ios er ck th ton ville ham berg mont dale burg stad wick ford
 """
-_STARTS, _VOWELS, _MIDDLES, _ENDS = (line.split() for line in _SYLLABLES.split("
-")[1:5])
+_STARTS, _VOWELS, _MIDDLES, _ENDS = (line.split() for line in _SYLLABLES.strip().splitlines())
 _NAME_ENDS = ("ton", "ville", "ham", "by", "ford", "ley", "man", "son")
 
 
@@ -49,16 +48,16 @@ def name(rng: random.Random) -> str:
     """A name that nobody has: `Brenoston`, `Quaira`, `Thistle`, `Marbleford`."""
     shape = rng.random()
     if shape < 0.3:
-        return _word('nouns', rng).capitalize()
+        return _word("nouns", rng).capitalize()
     if shape < 0.5:
-        return (_word('nouns', rng) + rng.choice(_NAME_ENDS)).capitalize()
+        return (_word("nouns", rng) + rng.choice(_NAME_ENDS)).capitalize()
     middle = "".join(rng.choice(_MIDDLES) + rng.choice(_VOWELS) for _ in range(rng.choice((0, 1, 1))))
     return (rng.choice(_STARTS) + rng.choice(_VOWELS) + middle + rng.choice(_ENDS)).capitalize()
 
 
 def thing(rng: random.Random) -> str:
     """`lantern`, `lanterns`, `wooden lantern` or `garden lantern`."""
-    noun = _word('nouns', rng)
+    noun = _word("nouns", rng)
     return rng.choice((noun, f"{noun}s", f"{_word('adjectives', rng)} {noun}", f"{_word('nouns', rng)} {noun}"))
 
 
@@ -77,6 +76,13 @@ def _artist(rng: random.Random) -> str:
     return rng.choice((f"{name(rng)} {name(rng)}", name(rng), band))
 
 
+def _work(rng: random.Random) -> str:
+    """A title of a book or film: `The Quiet Harbour`, `Marble and Salt`, `The Anchor of Brenoston`."""
+    one, other, such = (_word(kind, rng).capitalize() for kind in ("nouns", "nouns", "adjectives"))
+    return rng.choice((f"The {such} {one}", f"{one} and {other}", one, name(rng), f"The {one} of {name(rng)}",
+                       f"{such} {one}"))  # fmt: skip
+
+
 def _room(rng: random.Random) -> str:
     return rng.choice((f"{_word('adjectives', rng)} {rng.choice(('room', 'hall', 'bedroom', 'office'))}",
                        f"{_word('nouns', rng)} room"))  # fmt: skip
@@ -85,7 +91,7 @@ def _room(rng: random.Random) -> str:
 def _sentence(rng: random.Random) -> str:
     """A short sentence as people write it to others; many shapes, so that none is remembered."""
     one, two = thing(rng), thing(rng)
-    who, state, verb, event = name(rng), _word('states', rng), _word('verbs', rng), _word('events', rng)
+    who, state, verb, event = name(rng), _word("states", rng), _word("verbs", rng), _word("events", rng)
     kinds = (
         f"the {one} is {state}", f"the {one} was {state} again", f"is the {one} {state}", f"my {one} looks {state}",
         f"I {verb} the {one}", f"{who} {verb} my {one}", f"we {verb} a {one} and a {two}", f"who {verb} the {one}",
@@ -112,6 +118,7 @@ _MAKERS: Mapping[str, Callable[[random.Random], str]] = {
     "title": lambda rng: rng.choice((f"{thing(rng)} {_word('events', rng)}",
                                      f"{_word('events', rng)} with {name(rng)}",
                                      f"{_word('adjectives', rng)} {_word('events', rng)}")),
+    "work": _work,
     "message": _sentence,
     "phrase": _sentence,
     "text": _sentence,

@@ -7,30 +7,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from calltune.schema import Tool
 
-# Words of parameter names -> kind of value. The first match of the name's words counts, from the end.
-BY_NAME: Mapping[str, str] = {
-    "city": "city", "town": "city", "location": "city", "place": "city", "origin": "city",
-    "destination": "city", "address": "city", "country": "country", "nation": "country",
-    "person": "person", "recipient": "person", "contact": "person", "user": "person",
-    "username": "person", "customer": "person", "author": "person", "attendee": "person",
-    "guest": "person", "friend": "person", "to": "person", "email": "email", "mail": "email",
-    "date": "date", "day": "date", "birthday": "date", "deadline": "date", "time": "time", "hour": "time",
-    "datetime": "datetime", "timestamp": "datetime", "when": "datetime", "currency": "currency",
-    "language": "language", "lang": "language", "title": "title", "event": "title", "subject": "title",
-    "task": "chore", "todo": "chore", "text": "text", "message": "message", "content": "text",
-    "body": "message", "sentence": "phrase", "phrase": "phrase", "note": "message", "query": "query",
-    "question": "query", "topic": "query", "keyword": "query", "search": "query", "term": "query",
-    "path": "path", "file": "path", "filename": "path", "url": "url", "link": "url", "website": "url",
-    "id": "id", "code": "id", "number": "id", "key": "id", "phone": "phone", "room": "room",
-    "artist": "artist", "singer": "artist", "band": "artist", "restaurant": "restaurant",
-    "company": "company", "brand": "company", "employer": "company", "color": "color", "colour": "color",
-    "product": "product", "item": "product", "ingredient": "grocery", "food": "grocery", "label": "label",
-    "tag": "label", "symbol": "symbol", "ticker": "symbol", "stock": "symbol", "name": "person",
-}  # fmt: skip
+# Kind of value -> words of parameter names that mean it; of several words in a name the last that is here counts.
+NAMES: Mapping[str, str] = {
+    "city": "city town location place origin destination station airport stop departure arrival",
+    "country": "country nation",
+    "street": "street address road",
+    "person": "person recipient contact user username customer author attendee guest friend to name driver doctor "
+    "teacher student patient passenger member owner manager employee colleague assignee sender client",
+    "email": "email mail",
+    "date": "date day birthday deadline start end since until",
+    "time": "time hour",
+    "datetime": "datetime timestamp when",
+    "currency": "currency",
+    "language": "language lang",
+    "title": "title event subject appointment meeting",
+    "work": "book novel film movie song album show series game",
+    "chore": "task todo job",
+    "text": "text content description comment feedback",
+    "message": "message body note reason complaint",
+    "phrase": "sentence phrase",
+    "query": "query question topic keyword search term",
+    "path": "path file filename folder",
+    "url": "url link website",
+    "code": "id code number key reference serial ref sku plate ticket",
+    "isbn": "isbn ean barcode",
+    "phone": "phone mobile telephone",
+    "room": "room area zone",
+    "artist": "artist singer band",
+    "restaurant": "restaurant hotel venue",
+    "company": "company brand employer shop store supplier vendor team",
+    "color": "color colour",
+    "product": "product item goods article device part",
+    "grocery": "ingredient food dish meal recipe",
+    "label": "label tag",
+    "symbol": "symbol ticker stock",
+}
+BY_NAME: Mapping[str, str] = {word: kind for kind, words in NAMES.items() for word in words.split()}
+# A title or name means another thing where the tool speaks of books or films.
+WORKS = frozenset(("book", "books", "novel", "novels", "film", "films", "movie", "movies", "song", "songs", "album",
+                   "albums", "series"))  # fmt: skip
 BY_FORMAT = {
     "date": "date",
     "time": "time",
@@ -39,35 +59,51 @@ BY_FORMAT = {
     "uri": "url",
     "uuid": "id",
 }
+# Words of parameter names -> the numbers that people say. Others are counts, most of them small.
 INTEGERS = {
-    "people": "2 24", "guests": "2 24", "minutes": "2 180", "seconds": "5 600", "hours": "2 48",
-    "days": "2 60", "year": "1990 2035", "id": "1000 99999", "percent": "2 95", "age": "18 90",
-    "quantity": "2 60", "count": "2 60",
+    "2 24": "people guests persons", "1 9": "travellers passengers adults children seats tables rooms tickets",
+    "2 180": "minutes", "5 600": "seconds", "1 48": "hours", "1 60": "days quantity copies count parcels pieces",
+    "1 14": "nights", "1 12": "weeks months", "1990 2035": "year", "1000 99999": "id number",
+    "1 100": "percent brightness volume level", "18 90": "age", "1 5": "stars rating",
 }  # fmt: skip
+NUMBERS = {"degrees": "degrees temperature", "decimal 0 40": "weight kg kilos", "decimal 1 12": "hours",
+           "decimal 1 100": "percent rate", "decimal 1 400": "distance km miles cm length width height"}  # fmt: skip
 
 
-def kind_of(name: str, schema: Mapping[str, Any]) -> str | None:
-    """The kind of value (data/slots.py) for a parameter; None for objects and other shapes."""
+def _by_words(table: Mapping[str, str], name: str) -> str | None:
+    """The key of the table whose words a name has."""
+    words = set(name_words(name))
+    return next((kind for kind, said in table.items() if words & set(said.split())), None)
+
+
+def kind_of(name: str, schema: Mapping[str, Any], about: AbstractSet[str] = frozenset()) -> str | None:
+    """The kind of value (data/slots.py) for a parameter; None for objects and other shapes. `about`: words of the
+    tool's name and description."""
     for option in schema.get("anyOf", ()):
         if option.get("type") != "null":
-            return kind_of(name, option)
+            return kind_of(name, option, about)
     kind = schema.get("type")
     if kind == "array":
-        inner = kind_of(name.removesuffix("s"), schema.get("items") or {})
+        inner = kind_of(name.removesuffix("s"), schema.get("items") or {}, about)
         return f"list {inner}" if inner and not inner.startswith("list ") else None
+    bounded = "minimum" in schema or "maximum" in schema
     if kind == "integer":
-        low, high = next((INTEGERS[w] for w in name_words(name) if w in INTEGERS), "2 500").split()
+        usual = _by_words(INTEGERS, name)
+        if usual is None and not bounded:
+            return "count"
+        low, high = (usual or "1 500").split()
         return f"int {int(schema.get('minimum', low))} {int(schema.get('maximum', high))}"
     if kind == "number":
-        bounded = "minimum" in schema or "maximum" in schema
-        return f"int {int(schema.get('minimum', 1))} {int(schema.get('maximum', 500))}" if bounded else "amount"
+        usual = _by_words(NUMBERS, name) or "amount"
+        return f"int {int(schema.get('minimum', 1))} {int(schema.get('maximum', 500))}" if bounded else usual
     if kind != "string":
         return None
     if "format" in schema:
         return BY_FORMAT.get(schema["format"])
     if "pattern" in schema:
         return None
-    return next((BY_NAME[word] for word in reversed(name_words(name)) if word in BY_NAME), "label")
+    found = next((BY_NAME[word] for word in reversed(name_words(name)) if word in BY_NAME), "label")
+    return "work" if name_words(name)[-1] in ("title", "name") and about & WORKS else found
 
 
 def values_of(
@@ -77,6 +113,7 @@ def values_of(
     slots: dict[str, str | Mapping[str, str]] = {}
     words: dict[str, dict[Any, tuple[str, ...]]] = {}
     notes = []
+    about = frozenset(re.findall(r"[a-z]+", f"{spoken_name(tool.name)} {tool.description}".lower()))
     for name, schema in tool.properties.items():
         spoken = spoken_name(name)
         if "enum" in schema:
@@ -91,7 +128,7 @@ def values_of(
                     False: (f"with {spoken} set to false",),
                 }
                 notes.append(f"{tool.name}.{name}: a boolean; add examples that say it in words (`=> {name}=true`)")
-        elif kind := kind_of(name, schema):
+        elif kind := kind_of(name, schema, about):
             slots[name] = kind
     return slots, words, notes
 

@@ -124,6 +124,6 @@ def _frozen(value: Any) -> Any:
     """Arguments as something that has a hash; the order of keys is of no account."""
     if isinstance(value, str):
         return value
-    if isinstance(value, Mapping):
+    if type(value) is dict or isinstance(value, Mapping):
         return frozenset([(key, _frozen(item)) for key, item in value.items()])
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else (type(value), value)

@@ -37,6 +37,7 @@ class SourceSettings:
 
     data: str | None = setting("file, folder, hub data set or builtin:assistant", None)
     tools: str | None = setting("Python file or OpenAI tools JSON", None)
+    requests: str | None = setting("YAML file with example requests for the tools", None)
     format: str | None = setting("the form of the rows; guessed if not given", None)
     columns: Mapping[str, str] = setting("columns of other names, as messages=dialog", {})
     weight: float = setting("how often the training rows are taken", 1.0, low=0, high=100)
@@ -79,6 +80,8 @@ def read_source_settings(items: Any, file: str, folder: Path) -> tuple[SourceSet
             problems.append(
                 Problem("bad_source", "both data and tools" if one.data else "neither", "one of them", path)
             )
+        if one.requests and not one.tools:
+            problems.append(Problem("bad_source", "requests without tools", "tools", f"{path}/requests"))
         if one.format is not None and one.format not in FORMS:
             problems.append(Problem("wrong_value", one.format, f"one of {', '.join(FORMS)}", f"{path}/format"))
         found.append(_from_folder(one, folder))
@@ -94,7 +97,7 @@ def _from_folder(one: SourceSettings, folder: Path) -> SourceSettings:
     def place(name: str | None) -> str | None:
         return str(folder / name) if name and (folder / name).exists() else name
 
-    return replace(one, data=place(one.data), tools=place(one.tools))
+    return replace(one, data=place(one.data), tools=place(one.tools), requests=place(one.requests))
 
 
 def parts_of(one: SourceSettings) -> dict[str, Source]:

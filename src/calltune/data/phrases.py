@@ -18,6 +18,7 @@ import yaml
 
 from calltune.data.parts import PARTS, Part
 from calltune.data.slots import draw
+from calltune.data.spoken import forms
 from calltune.errors import InputError, Problem
 from calltune.schema import Tool
 
@@ -50,6 +51,7 @@ class PhraseTable:
     `slots`: parameter -> kind of value (data/slots.py), or `{"by": PARAMETER, VALUE: KIND, ...}` where the
     kind depends on another argument. `words`: parameter -> value -> the words that stand for it.
     `questions`: what to ask for a missing parameter. `closing`: an answer made from arguments and result.
+    `forms`: how many of the numbers, dates and times are said in other words; two dates then come in order.
     """
 
     tool: str
@@ -58,6 +60,7 @@ class PhraseTable:
     templates: Mapping[Kind, Mapping[Part, tuple[Template, ...]]]
     questions: Mapping[str, str] = field(default_factory=dict)
     closing: str = ""
+    forms: float = 0.0
 
     def of(self, kind: Kind, part: Part) -> tuple[Template, ...]:
         return self.templates.get(kind, {}).get(part, ())
@@ -150,13 +153,34 @@ def fill(
             texts[name, is_second] = rng.choice(table.words[name][goal[name]])
             continue
         value = draw(_kind(table.slots[name], goal, first, rng), part, rng, used)
-        goal[name], texts[name, is_second] = value.value, value.text
-        written += [(name, text) for text in value.parts or (value.text,)]
+        said = value.text
+        if table.forms and rng.random() < table.forms and (others := _other_words(value.value)):
+            said = rng.choice(others)
+        goal[name], texts[name, is_second] = value.value, said
+        written += [(name, text) for text in value.parts or (said,)]
+    if table.forms:
+        _in_order(first, texts, table, tool)
     text = SLOT.sub(lambda match: texts[match[1], bool(match[2])], template.text)
-    arguments = [_ordered(first, tool)]
+    arguments = [ordered(first, tool)]
     if second:
-        arguments.append(_ordered(first | second, tool))
+        arguments.append(ordered(first | second, tool))
     return Filled(text, tuple(arguments), tuple(written), template)
+
+
+def _other_words(value: Any) -> list[str]:
+    """Other forms of a date, time or small number; 48776 may be an id, and nobody writes those as 48,776."""
+    large = isinstance(value, list) or (isinstance(value, int) and value >= 1000)
+    return [] if large else forms(value)
+
+
+def _in_order(arguments: dict[str, Any], texts: dict[tuple[str, bool], str], table: PhraseTable, tool: Tool) -> None:
+    """Two dates or times of one call: the earlier one for the parameter that the tool names first."""
+    for kind in ("date", "time", "datetime"):
+        names = [name for name in tool.properties if table.slots.get(name) == kind and (name, False) in texts]
+        if len(names) == 2 and arguments[names[0]] > arguments[names[1]]:
+            one, other = names
+            arguments[one], arguments[other] = arguments[other], arguments[one]
+            texts[one, False], texts[other, False] = texts[other, False], texts[one, False]
 
 
 def _kind(kind: str | Mapping[str, str], own: Mapping[str, Any], first: Mapping[str, Any], rng: random.Random) -> str:
@@ -176,6 +200,6 @@ def _choices(name: str, own: Mapping[str, Any], table: PhraseTable) -> list[Any]
     return [option for option in options if option not in taken] or options
 
 
-def _ordered(arguments: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
+def ordered(arguments: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
     """In the order of the schema: one order for all rows is easier to learn than the request's."""
     return {name: arguments[name] for name in tool.properties if name in arguments}

@@ -23,7 +23,7 @@ from calltune.data.mixture import SourceSettings, Weighing, is_mixture, parts_of
 from calltune.data.results import with_results
 from calltune.data.sources import PARTS as PART_NAMES
 from calltune.data.sources import Source
-from calltune.data.split import Split, leaks_between, split_rows, tools_to_hold_out, without_tools
+from calltune.data.split import Split, called, leaks_between, split_rows, tools_to_hold_out, without_tools
 from calltune.data.synthesise import synthesise
 from calltune.data.teacher import Teacher, teach
 from calltune.errors import InputError, Problem
@@ -67,11 +67,13 @@ class Came:
     kinds: Counter[str] = field(default_factory=Counter)
     forms: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)  # by reason; their sum and the kept rows are `rows`
-    notes: list[str] = field(default_factory=list)  # on made rows
+    moved: int = 0  # from valid to test, since they call a held-out tool
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         counts = {name: dict(getattr(self, name).most_common()) for name in ("status", "kinds", "forms", "lost")}
-        return {"source": self.name, "weight": self.weight, "rows": self.rows, "notes": self.notes} | counts
+        return {"source": self.name, "weight": self.weight, "rows": self.rows, "moved_to_test": self.moved,
+                "notes": self.notes} | counts  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def run_pipeline(
         read.append({name: list(_passed(source, checker, counts, settings, rejected)) for name, source in opened})
         came.append(counts)
     held = _held(read, settings)
-    splits = [_part(parts, settings, one.name, held) for parts, one in zip(read, sources, strict=True)]
+    splits = [_part(parts, settings, counts, held) for parts, counts in zip(read, came, strict=True)]
     split = _whole(splits)
     leaks = leaks_between(split, settings.split_by, lambda row: [*like_keys(row, request_words(row))])
     for i in leaks:
@@ -150,7 +152,11 @@ def _open(one: SourceSettings, settings: PrepareSettings, counts: Came) -> Itera
     """The parts of a source; rows that are made come with their own, and with notes on what would better them."""
     if one.tools or one.data == "builtin:assistant":
         functions, seed = functions_from(one.tools or list(FUNCTIONS)), settings.seed
-        made = synthesise(one.tools, seed=seed, rows_train=one.rows) if one.tools else builtin_data(seed=seed)
+        made = (
+            synthesise(one.tools, seed=seed, rows_train=one.rows, requests=one.requests)
+            if one.tools
+            else builtin_data(seed=seed)
+        )
         counts.notes += made.notes
         for name in NAMES:
             if rows := getattr(made, name):
@@ -213,10 +219,11 @@ def _held(read: Sequence[Mapping[str, Sequence[Conversation]]], settings: Prepar
 
 
 def _part(
-    parts: Mapping[str, Sequence[Conversation]], settings: PrepareSettings, name: str, held: AbstractSet[str]
+    parts: Mapping[str, Sequence[Conversation]], settings: PrepareSettings, counts: Came, held: AbstractSet[str]
 ) -> Split:
     """Parts that a source brings stay; what is missing comes from its training rows. Held-out tools are offered
-    nowhere else; a row that calls one stays in a source with a test part of its own, and counts as a leak."""
+    nowhere else: a training row that calls one, in a source with a test part of its own, counts as a leak, and such a
+    row of its valid part is moved to test."""
     rows = parts.get("train", ())
     test = 0.0 if "test" in parts else settings.test
     valid = 0.0 if "valid" in parts else settings.valid
@@ -226,11 +233,18 @@ def _part(
         try:
             split = split_rows(rows, test, valid, settings.seed, settings.split_by, stable=True, held=chosen)
         except InputError as error:
-            raise InputError(f"{name}: {error.message}", problems=error.problems, next_step=error.next_step) from None
+            raise InputError(
+                f"{counts.name}: {error.message}", problems=error.problems, next_step=error.next_step
+            ) from None
     given = {part: tuple(parts[part]) for part in ("valid", "test") if part in parts}
     split = replace(split, **given)  # type: ignore[arg-type]
-    return replace(split, train=without_tools(split.train, held), valid=without_tools(split.valid, held),
-                   held_out=tuple(sorted(held)))  # fmt: skip
+    moved = tuple(row for row in split.valid if held & called(row))
+    counts.moved = len(moved)
+    if moved:
+        counts.notes.append(f"{len(moved)} rows of its valid part call a held-out tool and were moved to test")
+    kept = [row for row in split.valid if not held & called(row)]
+    return Split(without_tools(split.train, held), without_tools(kept, held), (*split.test, *moved),
+                 tuple(sorted(held)))  # fmt: skip
 
 
 def _whole(splits: Sequence[Split]) -> Split:

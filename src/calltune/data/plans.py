@@ -27,3 +27,8 @@ def call_plan(calls: Sequence[ToolCall]) -> str:
 
 def ask_plan(tool: str, missing: str) -> str:
     return f"Ask first: {tool} needs {missing}."
+
+
+def first_plan(first: str, second: str, name: str) -> str:
+    """`First find_order: refund needs its order_id.`"""
+    return f"First {first}: {second} needs its {name}."

@@ -1,7 +1,12 @@
 """Made rows that go on after the call: the tool's result, and an answer that tells it.
 
 Only functions marked `@tool(pure=True)` are executed. Of every other one the result is made up from its return type
-(values by type and name, as for arguments); a function without one gives no result, and its rows stay as they are.
+(values by type and name, as for arguments), or from an example of it in the docstring:
+
+    Returns:
+        {"order_id": 4711, "status": "shipped"}
+
+A function without either gives no result, and its rows stay as they are.
 """
 
 from __future__ import annotations
@@ -9,11 +14,12 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from calltune.data.kinds import kind_of, spoken_name
+from calltune.data.kinds import BY_NAME, kind_of, name_words, spoken_name
 from calltune.data.parts import Part
 from calltune.data.phrasing import content_key, rank
 from calltune.data.slots import draw
@@ -55,11 +61,12 @@ def _longer(
 ) -> Conversation | None:
     reply = row.messages[-1]
     part: Part = row.meta.get("part", "train")
-    calls = tuple(replace(call, id=f"call_{i}") for i, call in enumerate(reply.calls))
+    earlier = sum(len(m.calls) for m in row.messages[:-1])
+    calls = tuple(replace(call, id=f"call_{i}") for i, call in enumerate(reply.calls, start=earlier))
     results: list[str] = []
     for call in calls:
         function = functions.get(call.name)
-        result = _result(call, function, part, rng) if function else None
+        result = result_of(call, function, part, rng) if function else None
         if result is None or len(result) > LONGEST:
             found.without[call.name] = found.without.get(call.name, 0) + 1
             return None
@@ -74,22 +81,63 @@ def _longer(
     return replace(row, messages=messages, meta={**row.meta, "results": True})
 
 
-def _result(call: ToolCall, function: Function, part: Part, rng: random.Random) -> str | None:
+def result_of(call: ToolCall, function: Function, part: Part, rng: random.Random) -> str | None:
     """The result as JSON text: executed where the function is pure, else made up; None where it cannot be."""
     if function.pure and function.call is not None:
         text = execute(call, [function])
         value = json.loads(text)
         return None if isinstance(value, dict) and set(value) == {"error"} else text
+    schema = result_schema(function)
+    if schema is None:
+        return None
+    try:
+        value = made_value(schema, function.name, part, rng)
+    except ValueError:
+        return None
+    return json.dumps(value, ensure_ascii=False)
+
+
+def result_schema(function: Function) -> dict[str, Any] | None:
+    """What the function returns: by its return type, or where that has no fields (`dict`), by the docstring's
+    example. None where neither says it."""
     if function.call is None:
         return None
     hint = type_hints(function.call).get("return", inspect.Signature.empty)
-    if hint in (inspect.Signature.empty, None, type(None)):
+    try:
+        schema = {} if hint in (inspect.Signature.empty, None, type(None)) else schema_of(hint)
+    except UnsupportedHint:
+        schema = {}
+    if schema in ({}, {"type": "object"}, {"type": "array"}):
+        example = _example(inspect.getdoc(function.call) or "")
+        return None if example is None else _schema_of_example("", example)
+    return schema
+
+
+def _example(doc: str) -> Any:
+    """The JSON object or list under the docstring's `Returns:`; None where there is none."""
+    section = re.search(r"^Returns?:[ \t]*\n((?:[ \t]+.*\n?|\n)+)", f"{doc}\n", re.MULTILINE)
+    start = re.search(r"[{[]", section[1]) if section else None
+    if section is None or start is None:
         return None
     try:
-        value = made_value(schema_of(hint), function.name, part, rng)
-    except (UnsupportedHint, ValueError):
+        return json.JSONDecoder().raw_decode(section[1], start.start())[0]
+    except ValueError:  # words with a bracket in them
         return None
-    return json.dumps(value, ensure_ascii=False)
+
+
+def _schema_of_example(name: str, value: Any) -> dict[str, Any]:
+    """Values of its kind may stand in an example's place; a text whose name says no kind stays as it is."""
+    if isinstance(value, bool):
+        return {"type": "boolean"}
+    if isinstance(value, int | float):
+        return {"type": "integer" if isinstance(value, int) else "number"}
+    if isinstance(value, dict):
+        fields = {key: _schema_of_example(key, item) for key, item in value.items()}
+        return {"type": "object", "properties": fields}
+    if isinstance(value, list):
+        return {"type": "array", "items": _schema_of_example(name.removesuffix("s"), value[0]) if value else {}}
+    known = isinstance(value, str) and any(word in BY_NAME for word in name_words(name))
+    return {"type": "string"} if known else {"enum": [value]}
 
 
 def made_value(schema: Mapping[str, Any], name: str, part: Part, rng: random.Random, depth: int = 0) -> Any:

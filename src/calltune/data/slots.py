@@ -3,7 +3,8 @@
 Every value belongs to train, valid or test by a hash of its text (`part_of`), whatever pool or kind it
 comes from, so a value of the test part occurs nowhere in training. Kinds are written as short texts:
 `city` (a pool), `int 2 180`, `amount`, `date`, `time`, `datetime`, `email`, `url`, `id`, `phone`, and
-`list KIND`.
+`list KIND`, `count` (a number of things), `decimal 0 40`, `street`, `code` and `isbn` (what must be copied letter by
+letter).
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ def _draw_one(kind: str, part: Part, rng: random.Random, used: set[str]) -> Valu
     if head == "degrees":  # as a thermostat shows them: 21 or 21.5
         value = rng.randint(10, 60) / 2
         return Value(int(value) if value == int(value) else value, f"{value:g}")
+    if head == "count":
+        number = rng.randint(*rng.choices(((1, 12), (13, 99), (100, 999)), (60, 25, 15))[0])
+        return Value(number, str(number))
+    if head == "decimal":
+        return _decimal(int(bounds[0]), int(bounds[1]), rng)
     if head == "amount":
         return _amount(rng)
     text = _MAKERS[head](rng)
@@ -121,6 +127,17 @@ def _amount(rng: random.Random) -> Value:
     return Value(float(text), text)
 
 
+def _decimal(low: int, high: int, rng: random.Random) -> Value:
+    """A measured number, half of the time a whole one: 3, 2.5, 0.75; small ones are as frequent as large ones."""
+    top = rng.choice((min(high, low + 10), high))
+    digits = rng.choices((0, 1, 2), (50, 40, 10))[0]
+    if digits == 0:
+        whole = rng.randint(max(low, 1), top)
+        return Value(whole, str(whole))
+    text = f"{rng.uniform(low, top):.{digits}f}".rstrip("0")
+    return _decimal(low, high, rng) if text.endswith(".") else Value(float(text), text)
+
+
 def _date(rng: random.Random) -> str:
     return (FIRST_DATE + datetime.timedelta(days=rng.randrange(DATE_DAYS))).isoformat()
 
@@ -143,6 +160,28 @@ def _id(rng: random.Random) -> str:
     return f"{letters}-{rng.randint(1000, 9999)}"
 
 
+def _code(rng: random.Random) -> str:
+    """An id as parcels, orders and tickets have them: `KL-90077`, `7734-AB-19`, `x4f09`, `20517733`."""
+    shape = rng.choice(("AA-9999", "AA-99999", "AAA-999", "9999-AA-99", "A99-9999", "AA999999", "99999", "99999999",
+                        "AAA-999-AA", "a9a99"))  # fmt: skip
+    letters = {"A": "ABCDEFGHJKLMNPQRSTUVWXYZ", "a": "abcdefhkmnprstuvwxyz", "9": "0123456789"}
+    text = "".join(rng.choice(letters[sign]) if sign in letters else sign for sign in shape)
+    return f"1{text[1:]}" if text.startswith("0") else text
+
+
+def _street(rng: random.Random) -> str:
+    """`12 Mill Lane`, `Lindenweg 9`: names of places and people on streets, with a number before or after."""
+    name, number = invent("country", rng) or "", rng.randint(1, 180)
+    first = rng.choice((name, rng.choice(pools()["person"]).split()[-1], rng.choice(_STREET_NAMES)))
+    kind = rng.choice(("Street", "Road", "Lane", "Avenue", "Square", "Way", "Street", "Road"))
+    shapes = f"{number} {first} {kind}", f"{first} {kind} {number}", f"{name}{rng.choice(_ENDINGS)} {number}"
+    return rng.choice(shapes)
+
+
+_STREET_NAMES = ("Station", "Church", "Market", "High", "Garden", "Bridge", "Castle", "Park", "School", "River",
+                 "Oak", "King", "Queen", "North", "Spring", "Forest", "Green", "Hill")  # fmt: skip
+_ENDINGS = ("weg", "straat", "gasse", "allee", "platz")
+
 _MAKERS: Mapping[str, Callable[[random.Random], str]] = {
     "date": _date,
     "time": _time,
@@ -150,5 +189,8 @@ _MAKERS: Mapping[str, Callable[[random.Random], str]] = {
     "email": _email,
     "url": _url,
     "id": _id,
+    "code": _code,
+    "street": _street,
+    "isbn": lambda rng: f"97{rng.choice('89')}{rng.randrange(10**10):010d}",
     "phone": lambda rng: f"555-{rng.randint(100, 9999):04d}",
 }

@@ -120,7 +120,7 @@ def tools_to_hold_out(
 ) -> AbstractSet[str]:
     """The tools that rows of all sources together hold out for testing. Raises InputError where too few rows are left
     to train."""
-    held, known = _held_out([_called(c) for c in conversations], test, seed)
+    held, known = _held_out([called(c) for c in conversations], test, seed)
     rest = _tool_parts(conversations, test, seed, held).count(TRAIN)
     if conversations and (not rest or _size(valid, len(conversations)) >= rest):
         problem = Problem("too_few_rows", f"{len(conversations)} rows, {known} tools")
@@ -129,14 +129,15 @@ def tools_to_hold_out(
     return held
 
 
-def _called(conversation: Conversation) -> set[str]:
+def called(conversation: Conversation) -> set[str]:
+    """The names of the tools that a row calls."""
     return {call.name for m in conversation.messages for call in m.calls}
 
 
 def _tool_parts(conversations: Sequence[Conversation], test: float, seed: int, held: AbstractSet[str]) -> list[int]:
     """Rows that call a held-out tool are tested; those that call none by their rank."""
     return [
-        TEST if (names & held if (names := _called(c)) else rank(seed, content_key(c)) < test) else TRAIN
+        TEST if (names & held if (names := called(c)) else rank(seed, content_key(c)) < test) else TRAIN
         for c in conversations
     ]
 
@@ -158,13 +159,13 @@ def _by_tool(
     return Split(without_tools(train, held), without_tools(valid_rows, held), test_rows, tuple(sorted(held)))
 
 
-def _held_out(called: Sequence[set[str]], test: float, seed: int) -> tuple[set[str], int]:
+def _held_out(names_of: Sequence[set[str]], test: float, seed: int) -> tuple[set[str], int]:
     """The tools of the lowest ranks, until the rows that call one are the test share; and the number of tools."""
     rows_of: dict[str, set[int]] = {}
-    for i, names in enumerate(called):
+    for i, names in enumerate(names_of):
         for name in names:
             rows_of.setdefault(name, set()).add(i)
-    wanted = test * sum(map(bool, called))
+    wanted = test * sum(map(bool, names_of))
     held: set[str] = set()
     reached: set[int] = set()
     for name in sorted(rows_of, key=lambda name: rank(seed, name)):
@@ -178,8 +179,8 @@ def _held_out(called: Sequence[set[str]], test: float, seed: int) -> tuple[set[s
 def without_tools(conversations: Sequence[Conversation], held: AbstractSet[str]) -> tuple[Conversation, ...]:
     """Rows that do not offer the held-out tools, unless they call one."""
     return tuple(
-        replace(c, tools=tuple(t for t in c.tools if t.name not in held or t.name in called))
-        for c, called in ((c, _called(c)) for c in conversations)
+        replace(c, tools=tuple(t for t in c.tools if t.name not in held or t.name in own))
+        for c, own in ((c, called(c)) for c in conversations)
     )
 
 

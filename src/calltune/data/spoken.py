@@ -1,4 +1,4 @@
-"""The same number or date in other words: `1000` as `1,000`, `3` as `three`, `2026-03-05` as `March 5, 2026`.
+"""The same number, date or time in other words: `1000` as `1,000`, `3` as `three`, `2026-03-05` as `March 5, 2026`.
 
 Only the request changes; the call keeps the value that its schema wants.
 """
@@ -16,6 +16,7 @@ from calltune.schema import Conversation
 SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
           "November", "December")  # fmt: skip
+TIME = re.compile(r"0(\d):(\d\d)")
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -23,7 +24,7 @@ def other_form(value: Any, text: str, rng: random.Random) -> str | None:
     """A text with one value said in another form; None where it is not there just once, or has no other form."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    said = _date_forms(value) if isinstance(value, str) else _number_forms(value)
+    said = forms(value)
     plain = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
     places = [m.span() for m in re.finditer(rf"(?<![\w.,-]){re.escape(plain)}(?![\w-]|[.,]\d)", text)]
     if not said or len(places) != 1:
@@ -32,6 +33,17 @@ def other_form(value: Any, text: str, rng: random.Random) -> str | None:
     if start == 0:
         chosen = chosen[0].upper() + chosen[1:]
     return text[:start] + chosen + text[end:]
+
+
+def forms(value: int | float | str) -> list[str]:
+    """Other ways to say a number, a date or a time; none for other values."""
+    return _date_forms(value) or _time_forms(value) if isinstance(value, str) else _number_forms(value)
+
+
+def _time_forms(text: str) -> list[str]:
+    """`7:30` for 07:30; hours after noon stay as they are, since another number stands for them then."""
+    found = TIME.fullmatch(text)
+    return [f"{found[1]}:{found[2]}", f"{found[1]}:{found[2]} am"] if found else []
 
 
 def _number_forms(number: int | float) -> list[str]:

@@ -2,7 +2,8 @@
 
 Train, valid and test differ by phrasing template and by slot value: no test template and no value of a
 test request occurs in training. (Enum words, such as "by train", stand for a closed set and are shared.)
-Categories: `call` (one call), `parallel` (two), `no_call` (no tool serves the request: answered in
+Categories: `call` (one call), `parallel` (two), `dependent` (two, the second with a value of the first one's
+result; only where the tools have such pairs, data/dependent.py), `no_call` (no tool serves the request: answered in
 words), `ask` (a required value is missing: asked for).
 """
 
@@ -10,18 +11,22 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
+from calltune.data.dependent import Link, linked_result, links_of, spoken_of
 from calltune.data.generic import table_for
 from calltune.data.no_call import no_call_requests
 from calltune.data.parts import PARTS, Part
 from calltune.data.patterns import JOINS, WRAPS
-from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill
-from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan
+from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill, ordered
+from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan, first_plan
+from calltune.data.rephrase import LINKS, dressed, linked
+from calltune.data.requests import read_requests
+from calltune.data.shares import TRAINING_SHARES, Shares, counts_of
 from calltune.data.slots import draw
 from calltune.errors import InputError, Problem
 from calltune.functions import functions_from
@@ -29,21 +34,6 @@ from calltune.schema import Conversation, Message, Tool, ToolCall, validate_call
 
 SLOT = re.compile(r"\{(\w+)\}")
 TRIES = 30
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Shares of the categories; they need not sum to one."""
-
-    call: float = 0.62
-    parallel: float = 0.14
-    no_call: float = 0.17
-    ask: float = 0.07
-
-
-# Training has more of the rarer kinds than users ask for: what kind of reply is right is learned slowest, and
-# all the more slowly the surer the likeliest kind is.
-TRAINING_SHARES = Shares(call=0.46, parallel=0.26, no_call=0.20, ask=0.08)
 
 
 @dataclass(frozen=True)
@@ -70,18 +60,21 @@ def synthesise(
     think: bool = True,
     shares: Shares | None = None,
     tables: Mapping[str, PhraseTable] | None = None,
+    requests: str | Path | None = None,
 ) -> Splits:
     """Conversations for the tools of `source` (whatever `functions.functions_from` reads).
 
     Tools without a table in `tables` get one from their docstring's examples, names and types
-    (data/generic.py). No function is executed. Raises InputError if no request can be made for any tool.
+    (data/generic.py); `requests` is a YAML file with more examples (data/requests.py). No function is executed.
+    Raises InputError if no request can be made for any tool.
     """
     functions = functions_from(source)
     tools = tuple(function.tool for function in functions)
+    more = read_requests(requests, [tool.name for tool in tools]) if requests else {}
     given, notes = dict(tables or {}), []
     for function in functions:
         if function.name not in given:
-            table, said = table_for(function)
+            table, said = table_for(function, more.get(function.name, ()))
             notes += said
             if table is not None:
                 given[function.name] = table
@@ -91,12 +84,13 @@ def synthesise(
         step = "add an `Examples:` section with requests such as `- weather in {city}` to the docstrings"
         raise InputError("no request can be made for these tools", problems=problems, next_step=step)
     by_hand = all(tool.name in (tables or {}) for tool in tools)
+    links = [] if by_hand else links_of(functions, given)
     answers = no_call_requests(tools, near=by_hand)
     sizes: dict[Part, int] = {"train": rows_train, "valid": rows_valid, "test": rows_test}
     made = {}
     unfit: set[str] = set()
     for part in PARTS:
-        maker = _Maker(tools, usable, part, random.Random(f"{seed}/{part}"), think, answers[part])
+        maker = _Maker(tools, usable, part, random.Random(f"{seed}/{part}"), think, answers[part], not by_hand, links)
         made[part] = maker.rows(sizes[part], shares or (TRAINING_SHARES if part == "train" else Shares()))
         unfit |= maker.unfit
         if len(made[part]) < sizes[part]:
@@ -116,6 +110,8 @@ class _Maker:
         rng: random.Random,
         think: bool,
         answers: Sequence[tuple[str, str, str]],
+        dress: bool = False,
+        links: Sequence[Link] = (),
     ) -> None:
         self.tools = tuple(tools)
         self.by_name = {tool.name: tool for tool in tools}
@@ -127,6 +123,9 @@ class _Maker:
         self.unfit: set[str] = set()  # tools for which a value was made that their schema refuses
         self.cycles: dict[str, Iterator[Any]] = {}
         self.answers = answers
+        self.links = links
+        self.by_tool = {table.tool: table for table in tables}
+        self.dress = dress  # tables by hand hold enough wordings of their own
 
     def rows(self, count: int, shares: Shares) -> tuple[Conversation, ...]:
         """`count` rows with different requests in mixed order, fewer when the templates give no more."""
@@ -135,9 +134,10 @@ class _Maker:
             "parallel": self.parallel,
             "no_call": self.no_call,
             "ask": self.ask,
+            "dependent": self.dependent,
         }
         rows: list[Conversation] = []
-        for category, wanted in _counts(count, shares).items():
+        for category, wanted in counts_of(count, shares if self.links else replace(shares, dependent=0)).items():
             rows += filter(None, (self._new(makers[category]) for _ in range(wanted)))
         for _ in range(count - len(rows)):  # a category that ran dry is made up for by single calls
             row = self._new(makers["call"])
@@ -153,7 +153,7 @@ class _Maker:
             row = make()
             if row is None:
                 return None
-            wrong = [call.name for call in row.messages[1].calls if validate_call(call, self.tools)]
+            wrong = [call.name for m in row.messages for call in m.calls if validate_call(call, self.tools)]
             if wrong:
                 self.unfit.update(wrong)
                 continue
@@ -196,6 +196,8 @@ class _Maker:
         return self._row("call", self._style(text, filled.template), calls, ids, filled.slots)
 
     def parallel(self) -> Conversation | None:
+        if self.dress and self.rng.random() < 0.5 and len(self._having("call")) > 1:
+            return self._linked()
         pairs, clauses = self._having("pair"), self._having("clause")
         if pairs and (not clauses or self.rng.random() < 0.35):
             table = self._next("pair", pairs)
@@ -212,6 +214,45 @@ class _Maker:
         ids = [join, *(f.template.id for f in parts)]
         text = self._style(_join(join, parts[0].text, parts[1].text), None)
         return self._row("parallel", text, calls, ids, parts[0].slots + parts[1].slots)
+
+    def _linked(self) -> Conversation:
+        """Two requests as they are, one after the other."""
+        used: set[str] = set()
+        tables = self.rng.sample(self._having("call"), 2)
+        parts = [self._fill(table, "call", used) for table in tables]
+        link = self._next("link", LINKS[self.part])
+        calls = [ToolCall(t.tool, f.arguments[0]) for t, f in zip(tables, parts, strict=True)]
+        ids = [link, *(f.template.id for f in parts)]
+        text = self._style(linked(parts[0].text, parts[1].text, link), parts[0].template)
+        return self._row("parallel", text, calls, ids, parts[0].slots + parts[1].slots)
+
+    def dependent(self) -> Conversation | None:
+        """One call, its result, and the call that needs it."""
+        for _ in range(TRIES):
+            link = self._next("link/dependent", self.links)
+            one, other = self.by_tool.get(link.first.name), self.by_tool.get(link.second.name)
+            then = spoken_of(link, other, self.part, self.rng) if one and other else None
+            if one is None or other is None or then is None or not one.of("clause", self.part):
+                continue
+            used: set[str] = set()
+            before = self._fill(one, "clause", used)
+            after = fill(then, other, link.second.tool, self.part, self.rng, used)
+            call = ToolCall(one.tool, before.arguments[0], "call_0")
+            found = linked_result(link, call, self.part, self.rng)
+            if found is None:
+                continue
+            result, value = found
+            last = ToolCall(other.tool, ordered({**after.arguments[0], link.name: value}, link.second.tool), "call_1")
+            join = self._next("join", JOINS[self.part])
+            text = self._style(_join(join, before.text, after.text), None)
+            ids = [join, before.template.id, after.template.id]
+            plan = first_plan(one.tool, other.tool, link.name)
+            row = self._row("dependent", text, [call], ids, before.slots + after.slots, plan)
+            reply = Message("assistant", "", call_plan([last]) if self.think else None, (last,))
+            told = Message("tool", result, name=one.tool, call_id="call_0")
+            meta = {**row.meta, "tool": f"{one.tool}>{other.tool}"}
+            return replace(row, messages=(*row.messages, told, reply), meta=meta)
+        return None
 
     def ask(self) -> Conversation | None:
         tables = self._having("ask")
@@ -242,7 +283,7 @@ class _Maker:
             text = text[0].lower() + text[1:]
         if text[-1] in ".?!" and self.rng.random() < 0.2:
             text = text[:-1]
-        return text
+        return dressed(text, self.part, self.rng) if self.dress else text
 
     def _row(
         self,
@@ -272,13 +313,3 @@ def _join(pattern: str, first: str, second: str = "") -> str:
         "B": second[:1].upper() + second[1:],
     }
     return re.sub(r"\{([aAbB])\}", lambda match: words[match[1]], pattern)
-
-
-def _counts(count: int, shares: Shares) -> dict[str, int]:
-    """Rows a category, by largest remainder, so that they sum to `count`."""
-    weights = {name: getattr(shares, name) for name in ("call", "parallel", "no_call", "ask")}
-    exact = {name: count * weight / sum(weights.values()) for name, weight in weights.items()}
-    counts = Counter({name: int(value) for name, value in exact.items()})
-    for name in sorted(exact, key=lambda n: counts[n] - exact[n])[: count - sum(counts.values())]:
-        counts[name] += 1
-    return {name: counts[name] for name in weights}

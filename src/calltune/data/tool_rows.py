@@ -214,6 +214,8 @@ def tool_items(value: Any, path: str) -> Sequence[Any]:
         except ValueError as error:
             problem = Problem("bad_tools", shorten(value), f"JSON ({error})", path)
             raise InputError("the tools could not be read", problems=[problem]) from None
+    if type(value) is list:
+        return value
     if isinstance(value, Mapping):
         return [value]
     if not isinstance(value, list | tuple):

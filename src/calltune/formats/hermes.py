@@ -102,11 +102,15 @@ class _Scan:
     content: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # of all markers, ascending
+    markers: list[str] = field(default_factory=list)  # in the same order
     places: dict[str, list[int]] = field(default_factory=dict)  # of each marker, ascending
     budget: int = SCAN_BUDGET
 
     def run(self, thinking_open: bool) -> Reply:
         for match in MARKER.finditer(self.text):
+            self.starts.append(match.start())
+            self.markers.append(match[0])
             self.places.setdefault(match[0], []).append(match.start())
         position = self._think(0) if thinking_open else 0
         while position < len(self.text):
@@ -129,8 +133,11 @@ class _Scan:
 
     def _next(self, position: int, *wanted: str) -> tuple[int, str]:
         """The first marker from `position` on (of those wanted), else the end of the text and ''."""
+        if not wanted:
+            i = bisect_left(self.starts, position)
+            return (self.starts[i], self.markers[i]) if i < len(self.starts) else (len(self.text), "")
         first = (len(self.text), "")
-        for marker in wanted or tuple(self.places):
+        for marker in wanted:
             places = self.places.get(marker, [])
             i = bisect_left(places, position)
             if i < len(places):
@@ -157,7 +164,7 @@ class _Scan:
                 break
             if found and self.text[position] not in "{[":
                 return self._after_calls(position)
-            position = self._value(position)
+            position = (None if found else self._whole(position)) or self._value(position)
             found += 1
             if self.text.startswith(OPEN, _skip(self.text, position, " \t\r\n")):
                 return position  # the next call begins without an end of this one
@@ -177,6 +184,18 @@ class _Scan:
         self.calls.append(ToolCall(call.name, call.arguments, call.id, raw, call.error))
         self.errors.append(f"text after the call: {shorten(rest)}")
         return end + len(CLOSE)
+
+    def _whole(self, start: int) -> int | None:
+        """Reads what nearly every span holds: one value up to the span's end. None where it is not that."""
+        if self.text[start] not in "{[":
+            return None
+        raw = self.text[start : self._next(start, CLOSE, OPEN)[0]].rstrip(" \t\r\n")
+        try:
+            value = read_value(raw)
+        except ValueError:
+            return None
+        self._add(value, raw)
+        return start + len(raw)
 
     def _value(self, start: int) -> int:
         """Reads one value as calls; returns the index after it."""
@@ -221,13 +240,16 @@ class _Scan:
                 self.errors.append(note)
 
 
+KNOWN_KEYS = frozenset(["name", "arguments", "parameters", "id", "type", "function"])
+
+
 def calls_of(value: Any, raw: str) -> Iterator[tuple[ToolCall, str]]:
     """The calls that a value (an object, or a list of them) stands for, each with a note or ''.
 
     An object has `name` and `arguments` (or `parameters`; an object, or its JSON text; none: no
     arguments), or is OpenAI's `{"type": "function", "function": {...}}`. Other keys are noted.
     """
-    if isinstance(value, list):
+    if type(value) is not dict and isinstance(value, list):
         if not value:
             yield ToolCall("", raw=raw, error="a list without a call"), ""
         for item in value:
@@ -236,16 +258,15 @@ def calls_of(value: Any, raw: str) -> Iterator[tuple[ToolCall, str]]:
             else:
                 yield from calls_of(item, json.dumps(item, ensure_ascii=False))
         return
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         yield ToolCall("", raw=raw, error=f"a call is an object, not {shorten(value, 40)}"), ""
         return
     outer = value
-    if isinstance(value.get("function"), Mapping):
-        value = value["function"]
+    if (inner := value.get("function")) is not None and isinstance(inner, Mapping):
+        value = inner
     name, identity = value.get("name"), outer.get("id")
     keys = [key for key in ("arguments", "parameters") if key in value]
-    known = {"name", "arguments", "id", "type", "function"} | {"parameters"}
-    other = [key for key in dict.fromkeys([*outer, *value]) if key not in known]
+    other = [key for key in (outer if outer is value else dict.fromkeys([*outer, *value])) if key not in KNOWN_KEYS]
     error = _shape_error(name, keys, other)
     arguments: Any = {}
     if not error and keys:
