@@ -31,6 +31,9 @@ SWITCHES = {
     "cpu": Speed(shared_prefix=False, frozen_trunk=False),
     "plain_cpu": Speed(selecting_head=False, shared_prefix=False, frozen_trunk=False),
     "no_cpu": Speed(fast_cpu=False),
+    "checkpoint": Speed(shared_prefix=False, frozen_trunk=False, fast_cpu=False, checkpoint=True),
+    "no_cpu_checkpoint": Speed(fast_cpu=False, checkpoint=True),
+    "all_checkpoint": Speed(checkpoint=True),
     "all": Speed(),
 }
 ALL_KEYS = AdapterSettings(num_layers=2, rank=4, scale=4.0, keys=("all",))
@@ -87,6 +90,7 @@ def ours(
     """Plan, losses and summed gradients over batches of the given sizes, in the examples' order."""
     plan = plan_step(loaded.model, common_prefix(examples), speed, loaded.vocabulary, dropout=0.0)
     gradient = loss_and_grad(plan)
+    loaded.model.train()  # as the trainer does; activations are only checkpointed then
     total, start, losses, grads = sum(e.trained for e in examples), 0, [], {}
     with plan.context():
         for size in sizes:

@@ -91,6 +91,7 @@ class TrainSettings:
     shared_prefix: bool = _help("run tokens that all rows share once a step", True)
     frozen_trunk: bool = _help("run layers below the trained ones once a row", True)
     fast_cpu: bool = _help("attention and element-wise work on NumPy", True)
+    grad_checkpoint: bool = _help("keep no activations inside layers: less memory, a third more work", False)
 
     def __post_init__(self) -> None:
         _check_ranges(self, "train")

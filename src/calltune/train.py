@@ -37,6 +37,22 @@ class Callback(Protocol):
     def on_val_loss_report(self, val_info: dict[str, Any]) -> Any: ...
 
 
+class Examples(Protocol):
+    """What is trained and validated; `Prepared` has them."""
+
+    @property
+    def train(self) -> list[Example]: ...
+    @property
+    def valid(self) -> list[Example]: ...
+
+
+class Writer(Protocol):
+    """Where reports and adapters on the way go; `RunWriter` writes them into the run's folder."""
+
+    def metrics(self, row: dict[str, Any]) -> None: ...
+    def save_step(self, update: int, arrays: dict[str, Any]) -> None: ...
+
+
 def train(
     settings: TrainSettings,
     data: Any = None,
@@ -82,9 +98,16 @@ def adapter_settings(settings: TrainSettings) -> AdapterSettings:
 
 def make_plan(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) -> Plan:
     """How the loss is computed for these examples: what all of them share, and the speed switches."""
-    speed = Speed(settings.selecting_head, settings.shared_prefix, settings.frozen_trunk, settings.fast_cpu)
     prefix = common_prefix([*prepared.train, *prepared.valid])
-    return plan_step(loaded.model, prefix, speed, loaded.vocabulary, dropout=settings.dropout)
+    return plan_step(loaded.model, prefix, speed_of(settings), loaded.vocabulary, dropout=settings.dropout)
+
+
+def speed_of(settings: TrainSettings) -> Speed:
+    """The switches of the step that the settings hold."""
+    return Speed(
+        selecting_head=settings.selecting_head, shared_prefix=settings.shared_prefix,
+        frozen_trunk=settings.frozen_trunk, fast_cpu=settings.fast_cpu, checkpoint=settings.grad_checkpoint,
+    )  # fmt: skip
 
 
 def restore(loaded: LoadedModel, arrays: dict[str, Any]) -> None:
@@ -98,9 +121,9 @@ class Loop:
     """The updates of one run. All counts are optimizer updates, whatever the accumulation (trap T17)."""
 
     plan: Plan
-    prepared: Prepared
+    prepared: Examples
     settings: TrainSettings
-    writer: RunWriter
+    writer: Writer
     callback: Callback | None
     progress: Progress
     update: int = 0
@@ -221,6 +244,7 @@ class Window:
     loss_sum: float = 0.0
     trained: int = 0
     tokens: int = 0
+    rows: int = 0
     cells: int = 0
     padding: int = 0
     seconds: float = 0.0
@@ -234,6 +258,7 @@ class Window:
         for batch, losses in zip(batches, result.losses, strict=True):
             self.loss_sum += float(losses.sum())
             self.trained += batch.trained
+            self.rows += len(batch.indices)
             self.tokens += batch.real + len(batch.indices) * (prefix + 1)
             cells = sum(piece.ids.size for piece in pieces_of(batch))
             self.cells += cells
@@ -255,7 +280,7 @@ class Window:
             "train_loss": self.loss, **kinds, "gradient_norm": self.norm,
             "tokens_per_second": self.tokens / seconds, "trained_tokens_per_second": self.trained / seconds,
             "updates_per_second": self.updates / seconds, "padding": self.padding / max(self.cells, 1),
-            "seconds": self.seconds,
+            "seconds": self.seconds, "rows": self.rows, "tokens": self.tokens, "cells": self.cells,
         }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def make(name: str, weight_decay: float) -> optimizers.Optimizer:
 class Stepper:
     """Applies updates to the plan's model."""
 
-    def __init__(self, plan: Plan, optimizer: optimizers.Optimizer, clip: float) -> None:
+    def __init__(self, plan: Plan, optimizer: optimizers.Optimizer | None, clip: float) -> None:
         self.plan, self.optimizer, self.clip = plan, optimizer, clip
         self.gradient = loss_and_grad(plan)
 
@@ -99,6 +99,11 @@ def snapshot(model: nn.Module) -> dict[str, mx.array]:
     arrays = {name: mx.array(array) for name, array in trained_arrays(model).items()}
     mx.eval(arrays)
     return arrays
+
+
+def reset_peak_memory() -> None:
+    mx.clear_cache()
+    mx.reset_peak_memory()
 
 
 def peak_memory_gb() -> float:

@@ -42,6 +42,7 @@ class Speed:
     frozen_trunk: bool = True
     fast_cpu: bool = True
     trunk_bytes: int = 4 << 30  # of stored trunk states; rows beyond it are computed anew
+    checkpoint: bool = False  # activations inside the trained layers are computed again in the backward pass
 
 
 @dataclass
@@ -57,9 +58,14 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     rows: dict[tuple[str, int], mx.array] = field(default_factory=dict)  # trunk states (T, D) of a row
     stored_bytes: int = 0
+    peak_stored: int = 0
     prefix_states: mx.array | None = None  # (1, P, D)
     prefix_keys: list[tuple[mx.array, mx.array]] = field(default_factory=list)
     split: bool = True  # whether the model's attention takes `Split` keys where they are quicker
+
+    @property
+    def checkpoint(self) -> bool:
+        return self.speed.checkpoint and self.model.training
 
     def context(self) -> AbstractContextManager[None]:
         return fast_cpu(self.speed.fast_cpu)
@@ -155,9 +161,9 @@ def _row_losses(plan: Plan, batch: Batch, cache: list[Attached] | None, part: st
         logits = plan.model(_ids(batch))[mx.array(batch.rows), mx.array(batch.columns)].astype(mx.float32)
         return nn.losses.cross_entropy(logits, mx.array(batch.targets))
     if plan.cut:
-        hidden = run_top(parts, _trunk_states(plan, batch, part), plan.cut, cache)
+        hidden = run_top(parts, _trunk_states(plan, batch, part), plan.cut, cache, checkpoint=plan.checkpoint)
     else:
-        hidden = run_body(parts, _ids(batch), cache)
+        hidden = run_body(parts, _ids(batch), cache, checkpoint=plan.checkpoint)
     hidden = hidden[mx.array(batch.rows), mx.array(batch.columns)]
     return token_losses(hidden, mx.array(batch.targets), lambda h: run_head(parts, h), chunked=plan.head_frozen)
 
@@ -266,9 +272,11 @@ def _prefix_cache(plan: Plan) -> list[Attached] | None:
     if parts is None or not plan.prefix:
         return None
     if plan.prefix_states is None:
-        return _attach(_record(parts, lambda c: run_body(parts, mx.array([plan.prefix]), c)), plan)
+        return _attach(
+            _record(parts, lambda c: run_body(parts, mx.array([plan.prefix]), c, checkpoint=plan.checkpoint)), plan
+        )
     states = plan.prefix_states
-    caches = _record(parts, lambda c: run_top(parts, states, plan.cut, c))
+    caches = _record(parts, lambda c: run_top(parts, states, plan.cut, c, checkpoint=plan.checkpoint))
     for cache, pair in zip(caches, plan.prefix_keys, strict=False):
         cache.keys_values = pair
     return _attach(caches, plan)
@@ -321,6 +329,7 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
     size = sum(lengths) * states.shape[-1] * states.itemsize
     if plan.stored_bytes + size <= plan.speed.trunk_bytes:
         plan.stored_bytes += size
+        plan.peak_stored = max(plan.peak_stored, plan.stored_bytes)
         for row, (key, length) in enumerate(zip(keys, lengths, strict=True)):
             plan.rows[key] = mx.contiguous(states[row, :length])
         mx.eval([plan.rows[key] for key in keys])
