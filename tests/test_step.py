@@ -31,6 +31,8 @@ SWITCHES = {
     "cpu": Speed(shared_prefix=False, frozen_trunk=False),
     "plain_cpu": Speed(selecting_head=False, shared_prefix=False, frozen_trunk=False),
     "no_cpu": Speed(fast_cpu=False),
+    "compiled": Speed(fast_cpu=False, compile=True),
+    "compiled_checkpoint": Speed(fast_cpu=False, compile=True, checkpoint=True, logit_bytes=4 * 512 * 24),
     "checkpoint": Speed(shared_prefix=False, frozen_trunk=False, fast_cpu=False, checkpoint=True),
     "no_cpu_checkpoint": Speed(fast_cpu=False, checkpoint=True),
     "all_checkpoint": Speed(checkpoint=True),
@@ -303,3 +305,17 @@ def test_muon_moves_every_matrix_by_a_fifth_of_the_rate_and_leaves_vectors_to_ad
         assert spread.max() < 2.2 * spread.min()
         assert float(mx.sqrt(mx.mean(after[name] ** 2))) == pytest.approx(0.2e-2, rel=0.25)
     np.testing.assert_allclose(np.array(after["vector"]), -1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("speed", [Speed(), Speed(fast_cpu=False, compile=True)], ids=["cpu", "compiled"])
+def test_half_precision_trains_too(folders, speed):
+    """NumPy has no bfloat16, so the quick CPU forms are left out."""
+    loaded = load(str(folders["gemma2"]), "bfloat16")
+    add_adapter(loaded.model, ALL_KEYS, seed=1)
+    examples = examples_of(loaded)
+    plan = plan_step(loaded.model, common_prefix(examples), speed, loaded.vocabulary, dropout=0.0)
+    stepper = Stepper(plan, make("adamw", 0.0), clip=1.0)
+    batch = make_batch(examples, range(4), len(plan.prefix))
+    with plan.context():
+        losses = [stepper([batch], 1e-2).loss for _ in range(6)]
+    assert losses[-1] < losses[0]

@@ -82,8 +82,9 @@ def make_batch(examples: Sequence[Example], indices: Sequence[int], prefix: int 
     return Batch(ids, rows, columns, targets, kinds, tuple(indices), prefix)
 
 
-def slices(batch: Batch, tokens: int) -> list[Batch]:
-    """The batch in runs of its rows, each as wide as its own longest row and of at most `tokens` cells.
+def slices(batch: Batch, tokens: int, step: int = LENGTH_STEP) -> list[Batch]:
+    """The batch in runs of its rows, each as wide as its own longest row and of at most `tokens` cells; widths are
+    multiples of `step`.
 
     Rows stand in order of length, so a slice holds rows of about one length (T01): a run ends early where a
     further row would make more than a fifth of it padding, unless it is small.
@@ -91,7 +92,7 @@ def slices(batch: Batch, tokens: int) -> list[Batch]:
     lengths = (batch.ids >= 0).sum(axis=1)
     bounds, start = [], 0
     for row in range(1, len(lengths) + 1):
-        width = _width(int(lengths[row - 1 : row + 1].max())) if row < len(lengths) else 0
+        width = _width(int(lengths[row - 1 : row + 1].max()), step) if row < len(lengths) else 0
         cells = width * (row + 1 - start)
         wasted = cells - int(lengths[start : row + 1].sum())
         if row == len(lengths) or cells > tokens or (cells > tokens // 2 and wasted > cells // 5):
@@ -100,16 +101,19 @@ def slices(batch: Batch, tokens: int) -> list[Batch]:
     pieces = []
     for start, stop in bounds:
         inside = (batch.rows >= start) & (batch.rows < stop)
+        width = _width(int(lengths[start:stop].max()), step)
+        ids = batch.ids[start:stop, :width]
+        ids = np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=-1)
         pieces.append(replace(
-            batch, ids=batch.ids[start:stop, : _width(int(lengths[start:stop].max()))],
+            batch, ids=ids,
             rows=batch.rows[inside] - start, columns=batch.columns[inside], targets=batch.targets[inside],
             kinds=batch.kinds[inside], indices=batch.indices[start:stop],
         ))  # fmt: skip
     return pieces
 
 
-def _width(length: int) -> int:
-    return -(-length // LENGTH_STEP) * LENGTH_STEP
+def _width(length: int, step: int = LENGTH_STEP) -> int:
+    return -(-length // step) * step
 
 
 def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int) -> list[tuple[int, ...]]:

@@ -91,6 +91,8 @@ class TrainSettings:
     shared_prefix: bool = _help("run tokens that all rows share once a step", True)
     frozen_trunk: bool = _help("run layers below the trained ones once a row", True)
     fast_cpu: bool = _help("attention and element-wise work on NumPy", True)
+    compile: bool = _help("on a GPU, the step as one compiled function", True)
+    logits_mb: int = _help("memory for logits at a time; 0: 64 on a CPU, 256 on a GPU", 0, low=0)
     grad_checkpoint: bool = _help("keep no activations inside layers: less memory, a third more work", False)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoc
 from calltune.engine import optim
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.load import LoadedModel, load
+from calltune.engine.probe import on_gpu
 from calltune.engine.step import Plan, Speed, forget_trunk, pieces_of, plan_step, store_trunk
 from calltune.errors import CannotFinish, InputError
 from calltune.prepare import Prepared, prepare
@@ -107,6 +108,7 @@ def speed_of(settings: TrainSettings) -> Speed:
     return Speed(
         selecting_head=settings.selecting_head, shared_prefix=settings.shared_prefix,
         frozen_trunk=settings.frozen_trunk, fast_cpu=settings.fast_cpu, checkpoint=settings.grad_checkpoint,
+        compile=settings.compile and on_gpu(), logit_bytes=settings.logits_mb << 20,
     )  # fmt: skip
 
 
@@ -147,7 +149,7 @@ class Loop:
                 rate = learning_rate(self.update, self.total, self.settings)
                 result = self.step(batches, rate)
                 self.update += 1
-                window.add(batches, result, len(self.plan.prefix), time.perf_counter() - started)
+                window.add(self.plan, batches, result, time.perf_counter() - started)
                 self.check(result)
                 self.progress.advance("training", loss=f"{window.loss:.3f}", lr=f"{rate:.1e}")
                 if self.update % self.settings.steps_per_report == 0 or self.update == self.total:
@@ -251,7 +253,7 @@ class Window:
     norm: float = 0.0
     kinds: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, batches: Sequence[Batch], result: optim.Result, prefix: int, seconds: float) -> None:
+    def add(self, plan: Plan, batches: Sequence[Batch], result: optim.Result, seconds: float) -> None:
         self.updates += 1
         self.seconds += seconds
         self.norm = result.norm
@@ -259,8 +261,8 @@ class Window:
             self.loss_sum += float(losses.sum())
             self.trained += batch.trained
             self.rows += len(batch.indices)
-            self.tokens += batch.real + len(batch.indices) * (prefix + 1)
-            cells = sum(piece.ids.size for piece in pieces_of(batch))
+            self.tokens += batch.real + len(batch.indices) * (len(plan.prefix) + 1)
+            cells = sum(piece.ids.size for piece in pieces_of(plan, batch))
             self.cells += cells
             self.padding += cells - batch.real
             for index in set(batch.kinds.tolist()):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten, tree_unflatten
 
-from calltune.batching import Batch, make_batch, slices
+from calltune.batching import LENGTH_STEP, Batch, make_batch, slices
+from calltune.engine.compiled import WIDTH_STEP, compiled_gradient, piece_arrays
 from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.losses import token_losses
 from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_head, run_top, run_trunk
@@ -42,6 +43,8 @@ class Speed:
     frozen_trunk: bool = True
     fast_cpu: bool = True
     trunk_bytes: int = 4 << 30  # of stored trunk states; rows beyond it are computed anew
+    logit_bytes: int = 0  # of float32 logits at a time; 0: 64 MiB on a CPU, 256 on a GPU
+    compile: bool = False  # the step as one compiled function, where attention is MLX's own
     checkpoint: bool = False  # activations inside the trained layers are computed again in the backward pass
 
 
@@ -64,6 +67,10 @@ class Plan:
     split: bool = True  # whether the model's attention takes `Split` keys where they are quicker
 
     @property
+    def compiles(self) -> bool:
+        return self.speed.compile and self.parts is not None and not is_fast()
+
+    @property
     def checkpoint(self) -> bool:
         return self.speed.checkpoint and self.model.training
 
@@ -73,6 +80,8 @@ class Plan:
 
 def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabulary: int, *, dropout: float) -> Plan:
     """Decide what can be saved for this model, checking each saving against the plain logits first."""
+    if any(value.dtype != mx.float32 for _, value in tree_flatten(model.parameters())):
+        speed = replace(speed, fast_cpu=False)  # NumPy has no bfloat16, and gains nothing for float16
     parts = find_parts(model) if speed.selecting_head else None
     plan = Plan(model, parts, 0, (), True, speed)
     trained = [name for name, _ in tree_flatten(model.trainable_parameters())]
@@ -142,12 +151,14 @@ def batch_losses(plan: Plan, batch: Batch, part: str = "train") -> mx.array:
     that of the batch's targets.
     """
     cache = _prefix_cache(plan)
-    return mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces_of(batch)])
+    return mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces_of(plan, batch)])
 
 
-def pieces_of(batch: Batch) -> list[Batch]:
+def pieces_of(plan: Plan, batch: Batch) -> list[Batch]:
     """The slices in which the batch runs now: smaller ones while the fast CPU path is active."""
-    return slices(batch, CPU_SLICE_TOKENS if is_fast() else SLICE_TOKENS)
+    if is_fast():
+        return slices(batch, CPU_SLICE_TOKENS)
+    return slices(batch, SLICE_TOKENS, WIDTH_STEP if plan.compiles else LENGTH_STEP)
 
 
 def _ids(batch: Batch) -> mx.array:
@@ -156,16 +167,30 @@ def _ids(batch: Batch) -> mx.array:
 
 def _row_losses(plan: Plan, batch: Batch, cache: list[Attached] | None, part: str) -> mx.array:
     """`batch_losses` of rows that see the prefix through `cache`."""
-    parts = plan.parts
-    if parts is None:
+    if plan.parts is None:
         logits = plan.model(_ids(batch))[mx.array(batch.rows), mx.array(batch.columns)].astype(mx.float32)
         return nn.losses.cross_entropy(logits, mx.array(batch.targets))
+    places = {"rows": mx.array(batch.rows), "columns": mx.array(batch.columns), "targets": mx.array(batch.targets)}
+    return _losses_at(plan, places | {"entering": _entering(plan, batch, part)}, cache)
+
+
+def _entering(plan: Plan, batch: Batch, part: str) -> mx.array:
+    """What the rows' layers start from: ids (B, T), or the states (B, T, D) above the frozen trunk."""
+    return _trunk_states(plan, batch, part) if plan.cut else _ids(batch)
+
+
+def _losses_at(plan: Plan, piece: dict[str, mx.array], cache: list[Attached] | None) -> mx.array:
+    """Losses (N,) at the `rows` and `columns` of what layers and norm make of `entering`."""
+    parts = plan.parts
+    assert parts is not None
     if plan.cut:
-        hidden = run_top(parts, _trunk_states(plan, batch, part), plan.cut, cache, checkpoint=plan.checkpoint)
+        hidden = run_top(parts, piece["entering"], plan.cut, cache, checkpoint=plan.checkpoint)
     else:
-        hidden = run_body(parts, _ids(batch), cache, checkpoint=plan.checkpoint)
-    hidden = hidden[mx.array(batch.rows), mx.array(batch.columns)]
-    return token_losses(hidden, mx.array(batch.targets), lambda h: run_head(parts, h), chunked=plan.head_frozen)
+        hidden = run_body(parts, piece["entering"], cache, checkpoint=plan.checkpoint)
+    hidden = hidden[piece["rows"], piece["columns"]]
+    return token_losses(
+        hidden, piece["targets"], lambda h: run_head(parts, h), chunked=plan.head_frozen, limit=plan.speed.logit_bytes
+    )
 
 
 def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx.array], Any]]:
@@ -183,7 +208,21 @@ def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx
         return losses.sum() / total, losses
 
     function = nn.value_and_grad(plan.model, loss)
-    return lambda batch, total: function(plan.model, batch, total)
+    compiled = compiled_gradient(
+        plan, lambda: _prefix_cache(plan), lambda piece, cache: _losses_at(plan, piece, cache)
+    )
+
+    def gradient(batch: Batch, total: int) -> tuple[tuple[mx.array, mx.array], Any]:
+        if not plan.compiles:
+            found: tuple[tuple[mx.array, mx.array], Any] = function(plan.model, batch, total)
+            return found
+        pieces = pieces_of(plan, batch)
+        arrays = [piece_arrays(piece, _entering(plan, piece, "train")) for piece in pieces]
+        (value, losses), grads = compiled(arrays, mx.array(float(total)))
+        real = [part[: piece.trained] for part, piece in zip(losses, pieces, strict=True)]
+        return (value, mx.concatenate(real)), grads
+
+    return gradient
 
 
 def _losses_in_slices(plan: Plan, batch: Batch) -> mx.array:
@@ -203,7 +242,7 @@ def _losses_in_slices(plan: Plan, batch: Batch) -> mx.array:
         leaves = [mx.array(x) for x in _as_numpy(inputs, copy=False)]  # not part of the outer graph
         found: list[npt.NDArray[np.float32]] = []
         grads: list[npt.NDArray[np.float32]] = []
-        for piece in pieces_of(batch):
+        for piece in pieces_of(plan, batch):
 
             def piece_loss(*leaves: mx.array, piece: Batch = piece) -> tuple[mx.array, mx.array]:
                 plan.model.update(tree_unflatten(list(zip(names, leaves[len(shared) :], strict=True))))
