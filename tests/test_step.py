@@ -162,7 +162,7 @@ def test_the_stored_trunk_serves_the_next_epoch(folders, arch):
     loaded = adapted(folders[arch])
     examples = examples_of(loaded)
     plan, first, _ = ours(loaded, examples, Speed(), (2, 2))
-    assert len(plan.rows) == len(examples)
+    assert len(plan.store.rows) == len(examples)
     with plan.context():  # other company, other widths, other order
         batch = make_batch(examples, (3, 0, 2), len(plan.prefix))
         again = np.array(batch_losses(plan, batch))
@@ -175,7 +175,7 @@ def test_a_trunk_that_does_not_fit_is_computed_anew(folders):
     loaded = adapted(folders["llama"])
     examples = examples_of(loaded)
     plan, losses, _ = ours(loaded, examples, Speed(trunk_bytes=0), (2, 2))
-    assert plan.cut == 2 and not plan.rows
+    assert plan.cut == 2 and not plan.store.rows
     np.testing.assert_allclose(losses, plain(loaded.model, examples)[0], rtol=1e-4, atol=1e-5)
 
 
@@ -273,16 +273,40 @@ def test_rows_run_through_the_trunk_together_give_the_losses_of_rows_alone(folde
     batch = make_batch(examples, range(6), len(prefix))
     with together.context():
         store_trunk(together, examples, range(6))
-        assert sorted(together.rows) == [("train", i) for i in range(6)]
-        kept = dict(together.rows)
+        assert sorted(together.store.rows) == [("train", i) for i in range(6)]
+        kept = dict(together.store.rows)
         store_trunk(together, examples, range(6))  # nothing is missing, so nothing runs again
-        assert all(together.rows[key] is kept[key] for key in kept)
+        assert all(together.store.rows[key] is kept[key] for key in kept)
         found = batch_losses(together, batch)
         forget_trunk(together, range(6))
-        assert not together.rows and together.stored_bytes == 0
+        assert not together.store.rows and together.store.memory_used == 0
     with alone.context():
         expected = batch_losses(alone, batch)
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_trunk_store_goes_on_to_disk_and_keeps_to_both_limits(folders, dtype):
+    loaded = load(str(folders["llama"]), dtype)
+    add_adapter(loaded.model, AdapterSettings(num_layers=1, rank=4, keys=("all",)), seed=1)
+    examples = examples_of(loaded, 8)
+    whole = plan_step(loaded.model, (), Speed(), loaded.vocabulary, dropout=0.0)
+    store_trunk(whole, examples, range(8))
+    assert whole.store.memory_used > 0 and whole.store.disk_used == 0
+    size = whole.store.memory_used // 4
+    parted = Speed(trunk_bytes=size, trunk_disk_bytes=2 * size)
+    plan = plan_step(loaded.model, (), parted, loaded.vocabulary, dropout=0.0)
+    store_trunk(plan, examples, range(8))
+    assert 0 < plan.store.memory_used <= size and 0 < plan.store.disk_used <= 2 * size
+    assert len(plan.store.rows) < 8
+    width = 16 * max(len(e) for e in examples)
+    for key in plan.store.rows:
+        found, expected = (p.store.get([key], width) for p in (plan, whole))
+        assert found.dtype == expected.dtype and mx.array_equal(found, expected)
+    used = plan.store.disk_used
+    forget_trunk(plan, range(8))
+    store_trunk(plan, examples, range(8))  # the room of forgotten rows serves again
+    assert plan.store.disk_used <= max(used, 2 * size) and plan.store.rows
 
 
 def test_the_trunk_store_keeps_to_its_limit(folders):
@@ -290,7 +314,7 @@ def test_the_trunk_store_keeps_to_its_limit(folders):
     examples = examples_of(loaded)
     plan = plan_step(loaded.model, (), Speed(trunk_bytes=0), loaded.vocabulary, dropout=0.0)
     store_trunk(plan, examples, range(len(examples)))
-    assert not plan.rows and plan.stored_bytes == 0
+    assert not plan.store.rows and plan.store.memory_used == 0
 
 
 def test_muon_moves_every_matrix_by_a_fifth_of_the_rate_and_leaves_vectors_to_adam():

@@ -90,6 +90,10 @@ class TrainSettings:
     selecting_head: bool = _help("logits only where the loss is", True)
     shared_prefix: bool = _help("run tokens that all rows share once a step", True)
     frozen_trunk: bool = _help("run layers below the trained ones once a row", True)
+    trunk_memory_gb: float | None = _help(
+        "memory for what the frozen layers give; none: a quarter of all", None, low=0
+    )
+    trunk_disk_gb: float = _help("disk for what has no room in that memory", 0.0, low=0)
     fast_cpu: bool = _help("attention and element-wise work on NumPy", True)
     compile: bool = _help("on a GPU, the step as one compiled function", True)
     logits_mb: int = _help("memory for logits at a time; 0: 64 on a CPU, 256 on a GPU", 0, low=0)

@@ -21,6 +21,7 @@ from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, 
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.probe import on_gpu
 from calltune.engine.step import Plan, Speed, forget_trunk, pieces_of, plan_step, store_trunk
+from calltune.engine.trunk import trunk_note
 from calltune.errors import CannotFinish, InputError
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
@@ -105,11 +106,21 @@ def make_plan(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) 
 
 def speed_of(settings: TrainSettings) -> Speed:
     """The switches of the step that the settings hold."""
+    memory = settings.trunk_memory_gb
     return Speed(
         selecting_head=settings.selecting_head, shared_prefix=settings.shared_prefix,
         frozen_trunk=settings.frozen_trunk, fast_cpu=settings.fast_cpu, checkpoint=settings.grad_checkpoint,
         compile=settings.compile and on_gpu(), logit_bytes=settings.logits_mb << 20,
+        trunk_bytes=None if memory is None else int(memory * 1e9),
+        trunk_disk_bytes=int(settings.trunk_disk_gb * 1e9),
     )  # fmt: skip
+
+
+def trunk_plan(plan: Plan, examples: Examples, epochs: float) -> str:
+    """What the frozen trunk will keep, in words."""
+    layers, width, itemsize = plan.dimensions()
+    rows = [*examples.train, *examples.valid]
+    return trunk_note(plan.store, plan.cut, layers, width, itemsize, len(plan.prefix), rows, epochs)
 
 
 def restore(loaded: LoadedModel, arrays: dict[str, Any]) -> None:
@@ -141,6 +152,8 @@ class Loop:
         self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
         self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
         window = Window()
+        if self.plan.cut:
+            self.progress.say(trunk_plan(self.plan, self.prepared, self.epochs()))
         self.progress.start("training", self.total)
         with self.plan.context():
             self.validate()
@@ -224,8 +237,12 @@ class Loop:
             self.best_arrays = optim.snapshot(self.plan.model)
 
     def epoch(self) -> float:
+        return self.epochs(self.update)
+
+    def epochs(self, updates: int | None = None) -> float:
+        """Passes over the rows that so many updates make; all of them, if not said."""
         per_epoch = math.ceil(len(self.prepared.train) / self.settings.batch_size)
-        return self.update * self.settings.grad_accumulation / per_epoch
+        return (self.total if updates is None else updates) * self.settings.grad_accumulation / per_epoch
 
     def summary(self) -> dict[str, Any]:
         seconds = self.train_seconds

@@ -146,7 +146,8 @@ def _run_ours(loaded: Any, train: list[Example], valid: list[Example], settings:
         real = row["cells"] - round(row["padding"] * row["cells"])
         measured.updates.append(Update(row["seconds"], row["rows"], row["tokens"], real, row["cells"]))
     measured.notes.append(f"prefix {len(plan.prefix)} tokens, frozen layers {plan.cut}, "
-                          f"stored {plan.peak_stored / 1e9:.2f} GB of trunk states")  # fmt: skip
+                          f"trunk states: {plan.store.memory_peak / 1e9:.2f} GB in memory, "
+                          f"{plan.store.disk_used / 1e9:.2f} on disk")  # fmt: skip
     return measured
 
 

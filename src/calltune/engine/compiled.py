@@ -7,16 +7,13 @@ only fill up weigh nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from calltune.batching import Batch
-
-if TYPE_CHECKING:
-    from calltune.engine.step import Plan
 
 WIDTH_STEP = 64  # widths of compiled slices are multiples of this
 TARGET_STEP = 128  # and their numbers of targets of this
@@ -40,25 +37,25 @@ def piece_arrays(batch: Batch, entering: mx.array) -> dict[str, mx.array]:
     }  # fmt: skip
 
 
-def compiled_gradient(plan: Plan, prefix_cache: Callable[[], Any], losses_of: Losses) -> Callable[..., Any]:
+def compiled_gradient(model: nn.Module, prefix_cache: Callable[[], Any], losses_of: Losses) -> Callable[..., Any]:
     """A function of (slices, total) that gives ((loss, losses of each slice), gradients), compiled once a shape.
 
     `losses_of(slice, cache)` gives the losses of a slice's targets; `prefix_cache()` runs the shared prefix.
     """
-    state = [plan.model.state, mx.random.state]
+    state = [model.state, mx.random.state]
 
-    def loss(model: nn.Module, pieces: Pieces, total: mx.array) -> tuple[mx.array, list[mx.array]]:
+    def loss(_: nn.Module, pieces: Pieces, total: mx.array) -> tuple[mx.array, list[mx.array]]:
         cache = prefix_cache()
         found = [losses_of(piece, cache) for piece in pieces]
         weighed = [(part * piece["weights"]).sum() for part, piece in zip(found, pieces, strict=True)]
         return sum(weighed[1:], weighed[0]) / total, found
 
-    function = nn.value_and_grad(plan.model, loss)
+    function = nn.value_and_grad(model, loss)
 
     def gradient(pieces: Pieces, total: mx.array) -> Any:
-        trained = plan.model.trainable_parameters()
-        found = function(plan.model, pieces, total)
-        plan.model.update(trained)  # `value_and_grad` left arrays of its own in the model
+        trained = model.trainable_parameters()
+        found = function(model, pieces, total)
+        model.update(trained)  # `value_and_grad` left arrays of its own in the model
         return found
 
     run: Callable[..., Any] = mx.compile(gradient, inputs=state, outputs=[mx.random.state])

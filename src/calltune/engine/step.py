@@ -27,10 +27,12 @@ from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.losses import token_losses
 from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_head, run_top, run_trunk
 from calltune.engine.prefix import Attached, Recorder, supports_sharing
+from calltune.engine.trunk import TrunkStore, auto_memory
 from calltune.render import Example
 
 SLICE_TOKENS = 4096  # cells of rows that run together
 TRUNK_SLICE_TOKENS = 2048  # of rows in the frozen trunk, which keeps no graph
+GPU_TRUNK_SLICE_TOKENS = 8192
 CPU_SLICE_TOKENS = 768  # on a CPU, where a slice's whole graph stays in memory until its gradient is done
 
 
@@ -42,7 +44,8 @@ class Speed:
     shared_prefix: bool = True
     frozen_trunk: bool = True
     fast_cpu: bool = True
-    trunk_bytes: int = 4 << 30  # of stored trunk states; rows beyond it are computed anew
+    trunk_bytes: int | None = None  # of trunk states in memory (None: a quarter of it); what has no room runs anew
+    trunk_disk_bytes: int = 0  # and on disk
     logit_bytes: int = 0  # of float32 logits at a time; 0: 64 MiB on a CPU, 256 on a GPU
     compile: bool = False  # the step as one compiled function, where attention is MLX's own
     checkpoint: bool = False  # activations inside the trained layers are computed again in the backward pass
@@ -59,12 +62,16 @@ class Plan:
     head_frozen: bool
     speed: Speed
     notes: list[str] = field(default_factory=list)
-    rows: dict[tuple[str, int], mx.array] = field(default_factory=dict)  # trunk states (T, D) of a row
-    stored_bytes: int = 0
-    peak_stored: int = 0
+    store: TrunkStore = field(default_factory=lambda: TrunkStore(0))
     prefix_states: mx.array | None = None  # (1, P, D)
     prefix_keys: list[tuple[mx.array, mx.array]] = field(default_factory=list)
     split: bool = True  # whether the model's attention takes `Split` keys where they are quicker
+
+    def dimensions(self) -> tuple[int, int, int]:
+        """Layers, width of the hidden states, and bytes a number of them."""
+        assert self.parts is not None
+        states = run_trunk(self.parts, mx.zeros((1, 1), mx.int32), 0)  # lazy: only its shape is looked at
+        return len(self.parts.layers), states.shape[-1], states.itemsize
 
     @property
     def compiles(self) -> bool:
@@ -84,6 +91,8 @@ def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabular
         speed = replace(speed, fast_cpu=False)  # NumPy has no bfloat16, and gains nothing for float16
     parts = find_parts(model) if speed.selecting_head else None
     plan = Plan(model, parts, 0, (), True, speed)
+    memory = auto_memory() if speed.trunk_bytes is None else speed.trunk_bytes
+    plan.store = TrunkStore(memory, speed.trunk_disk_bytes)
     trained = [name for name, _ in tree_flatten(model.trainable_parameters())]
     plan.head_frozen = all(".layers." in f".{name}" for name in trained)
     if parts is None:
@@ -209,7 +218,7 @@ def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx
 
     function = nn.value_and_grad(plan.model, loss)
     compiled = compiled_gradient(
-        plan, lambda: _prefix_cache(plan), lambda piece, cache: _losses_at(plan, piece, cache)
+        plan.model, lambda: _prefix_cache(plan), lambda piece, cache: _losses_at(plan, piece, cache)
     )
 
     def gradient(batch: Batch, total: int) -> tuple[tuple[mx.array, mx.array], Any]:
@@ -327,20 +336,19 @@ def store_trunk(plan: Plan, examples: Sequence[Example], indices: Sequence[int],
     Many rows at once, sorted by length, run in slices with less padding and larger matrix products than the
     rows of one batch do.
     """
-    missing = [i for i in dict.fromkeys(indices) if (part, i) not in plan.rows]
+    missing = [i for i in dict.fromkeys(indices) if (part, i) not in plan.store.rows]
     if not plan.cut or not missing:
         return
     order = sorted(missing, key=lambda i: len(examples[i]))
-    for piece in slices(make_batch(examples, order, len(plan.prefix)), TRUNK_SLICE_TOKENS):
-        if plan.stored_bytes < plan.speed.trunk_bytes:
+    tokens = TRUNK_SLICE_TOKENS if mx.default_device() == mx.cpu else GPU_TRUNK_SLICE_TOKENS
+    for piece in slices(make_batch(examples, order, len(plan.prefix)), tokens):
+        if not plan.store.full:
             _trunk_states(plan, piece, part)
 
 
 def forget_trunk(plan: Plan, indices: Sequence[int], part: str = "train") -> None:
     """Free the stored states of rows that are not needed again."""
-    for index in indices:
-        if (states := plan.rows.pop((part, index), None)) is not None:
-            plan.stored_bytes -= states.nbytes
+    plan.store.forget((part, index) for index in indices)
 
 
 def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
@@ -349,11 +357,8 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
     Padding is zeros there; no real token sees it, since it stands at the end.
     """
     keys = [(part, index) for index in batch.indices]
-    width = batch.ids.shape[1]
-    if all(key in plan.rows for key in keys):
-        rows = [plan.rows[key] for key in keys]
-        padded = [mx.pad(row, ((0, width - row.shape[0]), (0, 0))) for row in rows]
-        return mx.stack(padded)
+    if (kept := plan.store.get(keys, batch.ids.shape[1])) is not None:
+        return kept
     parts = plan.parts
     assert parts is not None
     cache = None
@@ -364,12 +369,5 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
         cache = _attach(found, plan)
     states = mx.stop_gradient(run_trunk(parts, _ids(batch), plan.cut, cache))
     mx.eval(states)
-    lengths = (batch.ids >= 0).sum(axis=1).tolist()
-    size = sum(lengths) * states.shape[-1] * states.itemsize
-    if plan.stored_bytes + size <= plan.speed.trunk_bytes:
-        plan.stored_bytes += size
-        plan.peak_stored = max(plan.peak_stored, plan.stored_bytes)
-        for row, (key, length) in enumerate(zip(keys, lengths, strict=True)):
-            plan.rows[key] = mx.contiguous(states[row, :length])
-        mx.eval([plan.rows[key] for key in keys])
+    plan.store.put(keys, states, (batch.ids >= 0).sum(axis=1).tolist())
     return states
