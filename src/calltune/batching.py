@@ -116,27 +116,50 @@ def _width(length: int, step: int = LENGTH_STEP) -> int:
     return -(-length // step) * step
 
 
-def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int) -> list[tuple[int, ...]]:
+def plan_epoch(
+    lengths: Sequence[int], batch_size: int, seed: int, *, tokens: int = 0, by_length: bool = False
+) -> list[tuple[int, ...]]:
     """Every index once (T06, T25), in random batches whose rows stand in order of length.
 
-    Batches of rows of one length would need the least padding, but length goes with kind: a batch of nothing
-    but the longest rows is all parallel calls, one of the shortest all refusals. Whether that costs accuracy is
-    suspected, not shown (docs/log.md). `slices` saves the padding inside the batch.
+    `by_length`: batches hold rows of one length, as far as there are enough; `tokens`: they do, and are as many as
+    fill that many cells. Rows of one width, and the batches, stand in an order that the seed gives. That needs the
+    least padding and the fewest shapes, but length goes with kind: a batch of nothing but the longest rows is all
+    parallel calls, one of the shortest all refusals. Whether that costs accuracy is suspected, not shown
+    (docs/log.md), so random batches are the default; `slices` saves the padding inside them.
     """
     rng = np.random.default_rng(seed)
     order = [int(i) for i in rng.permutation(len(lengths))]
-    batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
-    return [tuple(sorted(batch, key=lambda i: lengths[i])) for batch in batches]
+    if not by_length and not tokens:
+        batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+        return [tuple(sorted(batch, key=lambda i: lengths[i])) for batch in batches]
+    order.sort(key=lambda i: _width(lengths[i]))  # stable: the seed's order within a width
+    groups = _filled(order, lengths, tokens) if tokens else [
+        order[k : k + batch_size] for k in range(0, len(order), batch_size)
+    ]  # fmt: skip
+    return [tuple(sorted(groups[int(k)], key=lambda i: lengths[i])) for k in rng.permutation(len(groups))]
+
+
+def _filled(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Runs of rows in order of width whose cells fill `tokens`; a row that is longer is a batch by itself."""
+    groups: list[list[int]] = []
+    for index in order:
+        width = _width(lengths[index])  # the widest so far
+        if groups and (len(groups[-1]) + 1) * width <= tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 def plan_training(
-    lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0
+    lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0, tokens: int = 0, by_length: bool = False
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Endless `(epoch, indices)` from batch number `start` on: the data cursor is that one number (T09)."""
-    per_epoch = -(-len(lengths) // batch_size)
+    # As many in every epoch: how rows are grouped depends on the widths alone.
+    per_epoch = len(plan_epoch(lengths, batch_size, seed, tokens=tokens, by_length=by_length))
     position = start
     while True:
         epoch, offset = divmod(position, per_epoch)
-        for indices in plan_epoch(lengths, batch_size, seed + epoch)[offset:]:
+        for indices in plan_epoch(lengths, batch_size, seed + epoch, tokens=tokens, by_length=by_length)[offset:]:
             yield epoch, indices
             position += 1

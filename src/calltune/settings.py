@@ -73,6 +73,9 @@ class TrainSettings:
     epochs: float = _help("passes over the training rows", 2.0, above=0)
     iters: int | None = _help("updates; if given, instead of epochs", None, low=1)
     batch_size: int = _help("rows a batch", 4, low=1)
+    batches: Literal["random", "length"] = _help("rows of a batch: random, or of one length (less padding)", "random")
+    max_tokens_per_batch: int = _help("batches of rows of one length that fill so many tokens, instead of "
+                                      "--batch-size; 0: off", 0, low=0)  # fmt: skip
     grad_accumulation: int = _help("batches an update", 1, low=1)
     optimizer: Literal["adam", "adamw", "muon"] = _help("Adam with bias correction; muon for short runs", "adamw")
     learning_rate: float = _help("highest learning rate", 2e-4, above=0)

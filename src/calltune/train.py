@@ -148,7 +148,8 @@ class Loop:
     train_seconds: float = 0.0
 
     def run(self) -> None:
-        self.total = total_updates(len(self.prepared.train), self.settings)
+        self.per_epoch = len(plan_epoch(self.lengths(), **batching(self.settings), seed=0))
+        self.total = total_updates(len(self.prepared.train), self.settings, self.per_epoch)
         self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
         self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
         window = Window()
@@ -179,11 +180,14 @@ class Loop:
         if not self.prepared.valid:
             self.best_arrays, self.best_update = optim.snapshot(self.plan.model), self.update
 
+    def lengths(self) -> list[int]:
+        """Of the rows behind the prefix: what runs of them."""
+        return [len(e) - len(self.plan.prefix) - 1 for e in self.prepared.train]
+
     def groups(self) -> Iterator[list[Batch]]:
         """The batches of each update: `grad_accumulation` of them, fewer at the end of the run only."""
         examples = self.prepared.train
-        lengths = [len(e) for e in examples]
-        cursor = plan_training(lengths, self.settings.batch_size, self.settings.seed)
+        cursor = plan_training(self.lengths(), **batching(self.settings), seed=self.settings.seed)
         groups = [[next(cursor)[1] for _ in range(self.settings.grad_accumulation)] for _ in range(self.total)]
         last_use = {i: update for update, group in enumerate(groups) for batch in group for i in batch}
         for update, group in enumerate(groups):
@@ -241,8 +245,7 @@ class Loop:
 
     def epochs(self, updates: int | None = None) -> float:
         """Passes over the rows that so many updates make; all of them, if not said."""
-        per_epoch = math.ceil(len(self.prepared.train) / self.settings.batch_size)
-        return (self.total if updates is None else updates) * self.settings.grad_accumulation / per_epoch
+        return (self.total if updates is None else updates) * self.settings.grad_accumulation / self.per_epoch
 
     def summary(self) -> dict[str, Any]:
         seconds = self.train_seconds
@@ -303,12 +306,19 @@ class Window:
         }  # fmt: skip
 
 
-def total_updates(rows: int, settings: TrainSettings) -> int:
+def batching(settings: TrainSettings) -> dict[str, Any]:
+    """How rows are put into batches, for `plan_epoch` and `plan_training`."""
+    by_length = settings.batches == "length"
+    return {"batch_size": settings.batch_size, "tokens": settings.max_tokens_per_batch, "by_length": by_length}
+
+
+def total_updates(rows: int, settings: TrainSettings, per_epoch: int | None = None) -> int:
+    """`per_epoch`: batches an epoch, where that is not rows by batch size."""
     if settings.iters is not None:
         if settings.iters < 1:
             raise InputError(f"--iters is {settings.iters}", next_step="give at least 1")
         return settings.iters
-    batches = settings.epochs * math.ceil(rows / settings.batch_size)
+    batches = settings.epochs * (per_epoch or math.ceil(rows / settings.batch_size))
     return max(1, math.ceil(batches / settings.grad_accumulation - 1e-9))
 
 
