@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calltune.engine.attention import attention
+from calltune.engine.cpu_layers import quick_layers
 from calltune.engine.threads import in_parts
 
 Array = npt.NDArray[np.float32]
@@ -36,7 +37,8 @@ def fast_cpu(enabled: bool = True) -> Iterator[None]:
     mx.disable_compile()
     _active = True
     try:
-        yield
+        with quick_layers():
+            yield
     finally:
         mx.fast.scaled_dot_product_attention, mx.sigmoid, mx.tanh = plain
         mx.enable_compile()
