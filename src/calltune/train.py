@@ -9,14 +9,15 @@ in what belongs above (callbacks, progress).
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoch, plan_training
-from calltune.engine import optim
+from calltune.engine import optim, ranks
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.probe import on_gpu
@@ -67,9 +68,18 @@ def train(
 
     `data` may be rows, conversations, splits or a data set in memory, instead of `settings.data`; `loaded` a
     base model that is in memory already (it is changed). Raises InputError for bad settings or data before
-    anything is trained, CannotFinish when the numbers break.
+    anything is trained, CannotFinish when the numbers break. Started by `mlx.launch`, all processes train one model
+    together, and the first one tells and writes.
     """
-    progress = progress or Silent()
+    if ranks.rank():  # rank 0 tells and writes; what the others write is thrown away
+        with tempfile.TemporaryDirectory() as folder:
+            return _train(replace(settings, out=folder), data, None, Silent(), loaded)
+    return _train(settings, data, callback, progress or Silent(), loaded)
+
+
+def _train(
+    settings: TrainSettings, data: Any, callback: Callback | None, progress: Progress, loaded: LoadedModel | None
+) -> Run:
     writer = RunWriter(Path(settings.out), overwrite=settings.overwrite)
     loaded = loaded or load(settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
@@ -78,6 +88,8 @@ def train(
         progress.say(note)
     adapter = adapter_settings(settings)
     keys = add_adapter(loaded.model, adapter, settings.seed)
+    if ranks.size() > 1:
+        progress.say(f"{ranks.size()} processes train together, each its share of every batch")
     progress.say(f"trainable parameters: {trainable_count(loaded.model):,} ({settings.fine_tune})")
     plan = make_plan(loaded, prepared, settings)
     for note in plan.notes:
@@ -192,7 +204,8 @@ class Loop:
         last_use = {i: update for update, group in enumerate(groups) for batch in group for i in batch}
         for update, group in enumerate(groups):
             if update % LOOK_AHEAD == 0:
-                ahead = [i for other in groups[update : update + LOOK_AHEAD] for batch in other for i in batch]
+                ahead = [i for other in groups[update : update + LOOK_AHEAD]
+                         for batch in other for i in batch[ranks.rank() :: ranks.size()]]  # fmt: skip
                 store_trunk(self.plan, examples, ahead)
             yield [make_batch(examples, indices, len(self.plan.prefix)) for indices in group]
             forget_trunk(self.plan, [i for batch in group for i in batch if last_use[i] == update])

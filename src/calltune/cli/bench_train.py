@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
 
 from calltune.cli.bars import Bars
@@ -14,6 +15,7 @@ EXAMPLE = """examples:
   calltune bench train                                     SmolLM2 and the built-in rows, against mlx-lm
   calltune bench train --data rows.jsonl --rows 64 --batch-size 4 --epochs 3 --peer-updates 4
   calltune bench train --shape gemma-2-2b --data rows.jsonl --rows 0 --against mlx-lm,transformers
+  mlx.launch -n 2 -- calltune bench train --shape gemma-2-2b --data rows.jsonl --batch-size 8 --against none
   calltune bench train --stock-blas --peer-updates 1       also mlx-lm with the BLAS of its own wheel
 
 Tokens/s count every token of every row as rendered, whatever carries loss and whatever had to run, over the time of
@@ -63,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
     settings, bench = read_settings(args)
     from calltune.bench.training import bench_train, table
 
+    if os.environ.get("MLX_RANK", "0") != "0":  # one of several processes, of which the first one tells
+        bench_train(settings, bench)
+        return 0
     with Bars() as bars:
         report = bench_train(settings, bench, bars)
     if args.json:
