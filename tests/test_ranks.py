@@ -57,8 +57,8 @@ def test_two_processes_end_at_the_weights_of_one(tmp_path, accumulation):
         out = tmp_path / f"run-{count}"
         said = launch(tmp_path, [
             "train", "--model", str(model), "--data", str(tmp_path / "rows.jsonl"), "--out", str(out),
-            "--epochs", "2", "--batch-size", "4", "--num-layers", "2", "--learning-rate", "1e-2", "--test", "0", "--valid", "0.2",
-            "--steps-per-report", "1", "--grad-accumulation", str(accumulation),
+            "--epochs", "2", "--batch-size", "4", "--num-layers", "2", "--learning-rate", "1e-2",
+            "--test", "0", "--valid", "0.2", "--steps-per-report", "1", "--grad-accumulation", str(accumulation),
         ], count)  # fmt: skip
         assert ("2 processes" in said[0]) == (count == 2) and all(not text for text in said[1:])
         weights.append(load_file(out / "adapters.safetensors"))
