@@ -54,7 +54,7 @@ def values(name: str) -> list[np.ndarray]:
 def test_the_quick_form_equals_the_plain_one(monkeypatch, name):
     plain = values(name)
     monkeypatch.setattr(cpu_layers, "SMALLEST", 1)
-    with fast_cpu():
+    with fast_cpu(layers=True):
         quick = values(name)
     for found, expected in zip(quick, plain, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -71,7 +71,7 @@ def test_mlx_is_not_asked_for_large_arrays(monkeypatch, name):
         if name != "rope":
             target = {"rms_norm": (mx.fast, "rms_norm"), "silu": (nn, "silu"), "lora": (LoRALinear, "__call__")}[name]
             patch.setattr(*target, never)
-        with fast_cpu():
+        with fast_cpu(layers=True):
             values(name)
 
 
@@ -83,13 +83,13 @@ def test_a_norm_that_is_trained_has_its_gradient(monkeypatch):
         return (mx.fast.rms_norm(x, weight, 1e-5) ** 3).sum()
 
     expected = mx.grad(total)(WEIGHT)
-    with fast_cpu():
+    with fast_cpu(layers=True):
         found = mx.grad(total)(WEIGHT)
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4)
 
 
 def test_everything_is_as_it_was_afterwards():
     before = mx.fast.rms_norm, mx.fast.rope, nn.silu, LoRALinear.__call__
-    with fast_cpu():
+    with fast_cpu(layers=True):
         assert mx.fast.rms_norm is not before[0] and LoRALinear.__call__ is not before[3]
     assert (mx.fast.rms_norm, mx.fast.rope, nn.silu, LoRALinear.__call__) == before

@@ -32,6 +32,7 @@ SWITCHES = {
     "cpu": Speed(shared_prefix=False, frozen_trunk=False),
     "plain_cpu": Speed(selecting_head=False, shared_prefix=False, frozen_trunk=False),
     "no_cpu": Speed(fast_cpu=False),
+    "cpu_layers": Speed(cpu_layers=True),
     "compiled": Speed(fast_cpu=False, compile=True),
     "compiled_checkpoint": Speed(fast_cpu=False, compile=True, checkpoint=True, logit_bytes=4 * 512 * 24),
     "checkpoint": Speed(shared_prefix=False, frozen_trunk=False, fast_cpu=False, checkpoint=True),

@@ -122,7 +122,7 @@ def speed_of(settings: TrainSettings) -> Speed:
     return Speed(
         selecting_head=settings.selecting_head, shared_prefix=settings.shared_prefix,
         frozen_trunk=settings.frozen_trunk, fast_cpu=settings.fast_cpu, checkpoint=settings.grad_checkpoint,
-        compile=settings.compile and on_gpu(), logit_bytes=settings.logits_mb << 20,
+        cpu_layers=settings.cpu_layers, compile=settings.compile and on_gpu(), logit_bytes=settings.logits_mb << 20,
         trunk_bytes=None if memory is None else int(memory * 1e9),
         trunk_disk_bytes=int(settings.trunk_disk_gb * 1e9),
     )  # fmt: skip

@@ -198,16 +198,17 @@ def _turned(cosines: Array, sines: Array) -> Callable[[mx.array], mx.array]:
         half = source.shape[-1] // 2
         sin = sines * np.float32(sign)
 
-        def work(row: int, head: int) -> None:
-            low, high, made = source[row, head, :, :half], source[row, head, :, half:], out[row, head]
-            np.multiply(low, cosines, out=made[:, :half])
-            made[:, :half] -= high * sin
-            np.multiply(high, cosines, out=made[:, half:])
-            made[:, half:] += low * sin
+        def work(row: int, heads: slice) -> None:
+            low, high, made = source[row, heads, :, :half], source[row, heads, :, half:], out[row, heads]
+            np.multiply(low, cosines, out=made[..., :half])
+            made[..., :half] -= high * sin
+            np.multiply(high, cosines, out=made[..., half:])
+            made[..., half:] += low * sin
 
-        run_tasks(
-            work, [(row, head) for row in range(source.shape[0]) for head in range(source.shape[1])], multiplies=False
-        )
+        rows, heads = source.shape[:2]
+        width = heads if rows >= cores() else 1
+        tasks = [(row, slice(head, head + width)) for row in range(rows) for head in range(0, heads, width)]
+        run_tasks(work, tasks, multiplies=False)
         return mx.array(out)
 
     @mx.custom_function
@@ -228,6 +229,8 @@ def _lora(plain: Callable[..., mx.array]) -> Callable[..., mx.array]:
             return plain(layer, x)
         y = layer.linear(x)
         low = (layer.dropout(x) @ layer.lora_a) * layer.scale
-        return mx.addmm(y, low, layer.lora_b)
+        # Two axes: with more, MLX adds the product of one row at a time.
+        whole = mx.addmm(y.reshape(-1, y.shape[-1]), low.reshape(-1, low.shape[-1]), layer.lora_b)
+        return whole.reshape(y.shape)
 
     return call

@@ -44,6 +44,7 @@ class Speed:
     shared_prefix: bool = True
     frozen_trunk: bool = True
     fast_cpu: bool = True
+    cpu_layers: bool = False  # norms, positions, SiLU and LoRA on NumPy too
     trunk_bytes: int | None = None  # of trunk states in memory (None: a quarter of it); what has no room runs anew
     trunk_disk_bytes: int = 0  # and on disk
     logit_bytes: int = 0  # of float32 logits at a time; 0: 64 MiB on a CPU, 256 on a GPU
@@ -82,7 +83,7 @@ class Plan:
         return self.speed.checkpoint and self.model.training
 
     def context(self) -> AbstractContextManager[None]:
-        return fast_cpu(self.speed.fast_cpu)
+        return fast_cpu(self.speed.fast_cpu, layers=self.speed.cpu_layers)
 
 
 def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabulary: int, *, dropout: float) -> Plan:
