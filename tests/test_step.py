@@ -346,3 +346,24 @@ def test_half_precision_trains_too(folders, speed):
     with plan.context():
         losses = [stepper([batch], 1e-2).loss for _ in range(6)]
     assert losses[-1] < losses[0]
+
+
+def test_checkpointing_needs_less_memory_and_leaves_the_class_alone(folders):
+    """Trap T19: mlx-lm's own way changes the layers' class for good."""
+    loaded = adapted(folders["qwen3"], AdapterSettings(num_layers=-1, rank=4))
+    examples = examples_of(loaded, 8)
+    before = type(loaded.model.layers[0]).__call__
+    peaks = []
+    for checkpoint in (False, True):
+        speed = Speed(shared_prefix=False, fast_cpu=False, checkpoint=checkpoint)
+        plan = plan_step(loaded.model, (), speed, loaded.vocabulary, dropout=0.0)
+        loaded.model.train()
+        batch = make_batch(examples, range(8))
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        start = mx.get_active_memory()
+        (_, found), grads = loss_and_grad(plan)(batch, batch.trained)
+        mx.eval(found, grads)
+        peaks.append(mx.get_peak_memory() - start)
+    assert peaks[1] < 0.6 * peaks[0]
+    assert type(loaded.model.layers[0]).__call__ is before
