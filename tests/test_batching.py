@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from calltune.batching import (
     KINDS,
     LENGTH_STEP,
     MIN_PREFIX,
+    Batch,
     common_prefix,
     make_batch,
     plan_epoch,
@@ -67,6 +69,35 @@ def test_trap_t06_t25_every_row_once_an_epoch(lengths, size, seed):
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert len(batches) == math.ceil(len(lengths) / size)
     assert sorted(map(len, batches))[1:] == [size] * (len(batches) - 1)  # one may be short
+
+
+@given(lengths=LENGTHS, size=st.integers(1, 9), seed=st.integers(0, 3), tokens=st.sampled_from([0, 64, 1000]))
+def test_batches_by_length_or_by_tokens_hold_every_row_once(lengths, size, seed, tokens):
+    batches = plan_epoch(lengths, size, seed, tokens=tokens, by_length=True)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert len(batches) == len(plan_epoch(lengths, size, seed + 1, tokens=tokens, by_length=True))  # the cursor
+    for batch in batches if tokens else ():
+        widest = -(-max(lengths[i] for i in batch) // LENGTH_STEP) * LENGTH_STEP
+        assert len(batch) == 1 or len(batch) * widest <= tokens
+
+
+def test_batches_of_one_length_have_less_padding_and_fewer_shapes_and_an_order_by_seed():
+    lengths = [int(n) for n in np.random.default_rng(0).gamma(4, 220, 600) + 60]
+    rows = [example(n + 1) for n in lengths]
+
+    def made(**how: Any) -> list[Batch]:
+        return [make_batch(rows, indices) for indices in plan_epoch(lengths, 4, **how)]
+
+    random, sort, filled = made(seed=0), made(seed=0, by_length=True), made(seed=0, tokens=8192)
+
+    def padding(batches: list[Batch]) -> float:
+        return 1 - sum(b.real for b in batches) / sum(b.ids.size for b in batches)
+
+    assert padding(sort) < 0.05 > padding(filled) and padding(random) > 0.2
+    assert {b.indices for b in filled} != {b.indices for b in made(seed=1, tokens=8192)}
+    first, second = (max(lengths[i] for i in b.indices) for b in filled[:2])
+    assert [b.indices for b in filled] != sorted((b.indices for b in filled), key=lambda i: lengths[i[-1]])
+    assert first != second
 
 
 def test_trap_t06_fewer_rows_than_the_batch_are_one_batch():

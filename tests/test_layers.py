@@ -151,7 +151,9 @@ def test_heavy_packages_are_imported_where_they_are_used():
     assert wrong == []
     users = {room(f) for f in FILES for _, name in imports(f) if name.split(".")[0] == "transformers"}
     assert users <= {"tokenizer", "engine"}
-    assert not any(name.split(".")[0] == "torch" for f in FILES for _, name in imports(f))
+    # PyTorch is one side of `calltune bench train`, asked for by name, in a process of its own.
+    torch = {f.name for f in FILES for _, name in imports(f) if name.split(".")[0] in ("torch", "peft")}
+    assert torch == {"peer_transformers.py"}
 
 
 @pytest.mark.parametrize(

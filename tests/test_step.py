@@ -11,6 +11,7 @@ import pytest
 from tiny import ARCHS, WEATHER, WINDOW, long_row, tiny_model, weather_rows
 
 from calltune.batching import common_prefix, make_batch
+from calltune.engine import cpu_layers
 from calltune.engine.adapter import AdapterSettings, add_adapter, trained_arrays
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.optim import Stepper, make
@@ -31,6 +32,12 @@ SWITCHES = {
     "cpu": Speed(shared_prefix=False, frozen_trunk=False),
     "plain_cpu": Speed(selecting_head=False, shared_prefix=False, frozen_trunk=False),
     "no_cpu": Speed(fast_cpu=False),
+    "cpu_layers": Speed(cpu_layers=True),
+    "compiled": Speed(fast_cpu=False, compile=True),
+    "compiled_checkpoint": Speed(fast_cpu=False, compile=True, checkpoint=True, logit_bytes=4 * 512 * 24),
+    "checkpoint": Speed(shared_prefix=False, frozen_trunk=False, fast_cpu=False, checkpoint=True),
+    "no_cpu_checkpoint": Speed(fast_cpu=False, checkpoint=True),
+    "all_checkpoint": Speed(checkpoint=True),
     "all": Speed(),
 }
 ALL_KEYS = AdapterSettings(num_layers=2, rank=4, scale=4.0, keys=("all",))
@@ -87,6 +94,7 @@ def ours(
     """Plan, losses and summed gradients over batches of the given sizes, in the examples' order."""
     plan = plan_step(loaded.model, common_prefix(examples), speed, loaded.vocabulary, dropout=0.0)
     gradient = loss_and_grad(plan)
+    loaded.model.train()  # as the trainer does; activations are only checkpointed then
     total, start, losses, grads = sum(e.trained for e in examples), 0, [], {}
     with plan.context():
         for size in sizes:
@@ -118,7 +126,8 @@ def reference(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Any:
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_loss_and_gradients_equal_the_plain_way(reference, switch):
+def test_loss_and_gradients_equal_the_plain_way(reference, switch, monkeypatch):
+    monkeypatch.setattr(cpu_layers, "SMALLEST", 1)  # else only large arrays take the quick forms
     loaded, examples, (expected, gradients) = reference
     plan, losses, found = ours(loaded, examples, SWITCHES[switch], (1, 3))
     speed = SWITCHES[switch]
@@ -156,7 +165,7 @@ def test_the_stored_trunk_serves_the_next_epoch(folders, arch):
     loaded = adapted(folders[arch])
     examples = examples_of(loaded)
     plan, first, _ = ours(loaded, examples, Speed(), (2, 2))
-    assert len(plan.rows) == len(examples)
+    assert len(plan.store.rows) == len(examples)
     with plan.context():  # other company, other widths, other order
         batch = make_batch(examples, (3, 0, 2), len(plan.prefix))
         again = np.array(batch_losses(plan, batch))
@@ -169,7 +178,7 @@ def test_a_trunk_that_does_not_fit_is_computed_anew(folders):
     loaded = adapted(folders["llama"])
     examples = examples_of(loaded)
     plan, losses, _ = ours(loaded, examples, Speed(trunk_bytes=0), (2, 2))
-    assert plan.cut == 2 and not plan.rows
+    assert plan.cut == 2 and not plan.store.rows
     np.testing.assert_allclose(losses, plain(loaded.model, examples)[0], rtol=1e-4, atol=1e-5)
 
 
@@ -267,16 +276,40 @@ def test_rows_run_through_the_trunk_together_give_the_losses_of_rows_alone(folde
     batch = make_batch(examples, range(6), len(prefix))
     with together.context():
         store_trunk(together, examples, range(6))
-        assert sorted(together.rows) == [("train", i) for i in range(6)]
-        kept = dict(together.rows)
+        assert sorted(together.store.rows) == [("train", i) for i in range(6)]
+        kept = dict(together.store.rows)
         store_trunk(together, examples, range(6))  # nothing is missing, so nothing runs again
-        assert all(together.rows[key] is kept[key] for key in kept)
+        assert all(together.store.rows[key] is kept[key] for key in kept)
         found = batch_losses(together, batch)
         forget_trunk(together, range(6))
-        assert not together.rows and together.stored_bytes == 0
+        assert not together.store.rows and together.store.memory_used == 0
     with alone.context():
         expected = batch_losses(alone, batch)
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_trunk_store_goes_on_to_disk_and_keeps_to_both_limits(folders, dtype):
+    loaded = load(str(folders["llama"]), dtype)
+    add_adapter(loaded.model, AdapterSettings(num_layers=1, rank=4, keys=("all",)), seed=1)
+    examples = examples_of(loaded, 8)
+    whole = plan_step(loaded.model, (), Speed(), loaded.vocabulary, dropout=0.0)
+    store_trunk(whole, examples, range(8))
+    assert whole.store.memory_used > 0 and whole.store.disk_used == 0
+    size = whole.store.memory_used // 4
+    parted = Speed(trunk_bytes=size, trunk_disk_bytes=2 * size)
+    plan = plan_step(loaded.model, (), parted, loaded.vocabulary, dropout=0.0)
+    store_trunk(plan, examples, range(8))
+    assert 0 < plan.store.memory_used <= size and 0 < plan.store.disk_used <= 2 * size
+    assert len(plan.store.rows) < 8
+    width = 16 * max(len(e) for e in examples)
+    for key in plan.store.rows:
+        found, expected = (p.store.get([key], width) for p in (plan, whole))
+        assert found.dtype == expected.dtype and mx.array_equal(found, expected)
+    used = plan.store.disk_used
+    forget_trunk(plan, range(8))
+    store_trunk(plan, examples, range(8))  # the room of forgotten rows serves again
+    assert plan.store.disk_used <= max(used, 2 * size) and plan.store.rows
 
 
 def test_the_trunk_store_keeps_to_its_limit(folders):
@@ -284,7 +317,7 @@ def test_the_trunk_store_keeps_to_its_limit(folders):
     examples = examples_of(loaded)
     plan = plan_step(loaded.model, (), Speed(trunk_bytes=0), loaded.vocabulary, dropout=0.0)
     store_trunk(plan, examples, range(len(examples)))
-    assert not plan.rows and plan.stored_bytes == 0
+    assert not plan.store.rows and plan.store.memory_used == 0
 
 
 def test_muon_moves_every_matrix_by_a_fifth_of_the_rate_and_leaves_vectors_to_adam():
@@ -299,3 +332,38 @@ def test_muon_moves_every_matrix_by_a_fifth_of_the_rate_and_leaves_vectors_to_ad
         assert spread.max() < 2.2 * spread.min()
         assert float(mx.sqrt(mx.mean(after[name] ** 2))) == pytest.approx(0.2e-2, rel=0.25)
     np.testing.assert_allclose(np.array(after["vector"]), -1e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("speed", [Speed(), Speed(fast_cpu=False, compile=True)], ids=["cpu", "compiled"])
+def test_half_precision_trains_too(folders, speed):
+    """NumPy has no bfloat16, so the quick CPU forms are left out."""
+    loaded = load(str(folders["gemma2"]), "bfloat16")
+    add_adapter(loaded.model, ALL_KEYS, seed=1)
+    examples = examples_of(loaded)
+    plan = plan_step(loaded.model, common_prefix(examples), speed, loaded.vocabulary, dropout=0.0)
+    stepper = Stepper(plan, make("adamw", 0.0), clip=1.0)
+    batch = make_batch(examples, range(4), len(plan.prefix))
+    with plan.context():
+        losses = [stepper([batch], 1e-2).loss for _ in range(6)]
+    assert losses[-1] < losses[0]
+
+
+def test_checkpointing_needs_less_memory_and_leaves_the_class_alone(folders):
+    """Trap T19: mlx-lm's own way changes the layers' class for good."""
+    loaded = adapted(folders["qwen3"], AdapterSettings(num_layers=-1, rank=4))
+    examples = examples_of(loaded, 8)
+    before = type(loaded.model.layers[0]).__call__
+    peaks = []
+    for checkpoint in (False, True):
+        speed = Speed(shared_prefix=False, fast_cpu=False, checkpoint=checkpoint)
+        plan = plan_step(loaded.model, (), speed, loaded.vocabulary, dropout=0.0)
+        loaded.model.train()
+        batch = make_batch(examples, range(8))
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        start = mx.get_active_memory()
+        (_, found), grads = loss_and_grad(plan)(batch, batch.trained)
+        mx.eval(found, grads)
+        peaks.append(mx.get_peak_memory() - start)
+    assert peaks[1] < 0.6 * peaks[0]
+    assert type(loaded.model.layers[0]).__call__ is before

@@ -457,3 +457,12 @@ def test_the_folder_of_a_run_can_be_moved(learned, tmp_path):
             (moved / file.name).write_bytes(file.read_bytes())
     row = rows(1)[0]
     assert load(Path(moved))(row.messages[:1], row.tools, max_tokens=60).calls[0].arguments == {"city": "Paris"}
+
+
+@pytest.mark.parametrize("more", [{"batches": "length"}, {"max_tokens_per_batch": 700}])
+def test_batches_of_rows_of_one_length_train_every_row(tmp_path, llama, more):
+    settings = TrainSettings(model=llama, out=str(tmp_path / "run"), epochs=2, batch_size=4, test=0, valid=0,
+                             shared_prefix=False, learning_rate=5e-3, num_layers=2, rank=4, **more)  # fmt: skip
+    run = train(settings, weather_rows(10))
+    rows = [row for row in run.metrics() if "rows" in row]
+    assert sum(row["rows"] for row in rows) == 20 and run.record["train"]["epochs"] == 2.0

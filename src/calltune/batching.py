@@ -82,8 +82,9 @@ def make_batch(examples: Sequence[Example], indices: Sequence[int], prefix: int 
     return Batch(ids, rows, columns, targets, kinds, tuple(indices), prefix)
 
 
-def slices(batch: Batch, tokens: int) -> list[Batch]:
-    """The batch in runs of its rows, each as wide as its own longest row and of at most `tokens` cells.
+def slices(batch: Batch, tokens: int, step: int = LENGTH_STEP) -> list[Batch]:
+    """The batch in runs of its rows, each as wide as its own longest row and of at most `tokens` cells; widths are
+    multiples of `step`.
 
     Rows stand in order of length, so a slice holds rows of about one length (T01): a run ends early where a
     further row would make more than a fifth of it padding, unless it is small.
@@ -91,7 +92,7 @@ def slices(batch: Batch, tokens: int) -> list[Batch]:
     lengths = (batch.ids >= 0).sum(axis=1)
     bounds, start = [], 0
     for row in range(1, len(lengths) + 1):
-        width = _width(int(lengths[row - 1 : row + 1].max())) if row < len(lengths) else 0
+        width = _width(int(lengths[row - 1 : row + 1].max()), step) if row < len(lengths) else 0
         cells = width * (row + 1 - start)
         wasted = cells - int(lengths[start : row + 1].sum())
         if row == len(lengths) or cells > tokens or (cells > tokens // 2 and wasted > cells // 5):
@@ -100,39 +101,78 @@ def slices(batch: Batch, tokens: int) -> list[Batch]:
     pieces = []
     for start, stop in bounds:
         inside = (batch.rows >= start) & (batch.rows < stop)
+        width = _width(int(lengths[start:stop].max()), step)
+        ids = batch.ids[start:stop, :width]
+        ids = np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=-1)
         pieces.append(replace(
-            batch, ids=batch.ids[start:stop, : _width(int(lengths[start:stop].max()))],
+            batch, ids=ids,
             rows=batch.rows[inside] - start, columns=batch.columns[inside], targets=batch.targets[inside],
             kinds=batch.kinds[inside], indices=batch.indices[start:stop],
         ))  # fmt: skip
     return pieces
 
 
-def _width(length: int) -> int:
-    return -(-length // LENGTH_STEP) * LENGTH_STEP
+def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Some rows of a batch, in their order."""
+    place = np.full(len(batch.indices), -1, np.int32)
+    place[list(rows)] = np.arange(len(rows))
+    inside = place[batch.rows] >= 0
+    ids = batch.ids[list(rows)]
+    width = _width(int((ids >= 0).sum(axis=1).max()))
+    return replace(
+        batch, ids=ids[:, :width], rows=place[batch.rows[inside]], columns=batch.columns[inside],
+        targets=batch.targets[inside], kinds=batch.kinds[inside], indices=tuple(batch.indices[r] for r in rows),
+    )  # fmt: skip
 
 
-def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int) -> list[tuple[int, ...]]:
+def _width(length: int, step: int = LENGTH_STEP) -> int:
+    return -(-length // step) * step
+
+
+def plan_epoch(
+    lengths: Sequence[int], batch_size: int, seed: int, *, tokens: int = 0, by_length: bool = False
+) -> list[tuple[int, ...]]:
     """Every index once (T06, T25), in random batches whose rows stand in order of length.
 
-    Batches of rows of one length would need the least padding, but length goes with kind: a batch of nothing
-    but the longest rows is all parallel calls, one of the shortest all refusals. Whether that costs accuracy is
-    suspected, not shown (docs/log.md). `slices` saves the padding inside the batch.
+    `by_length`: batches hold rows of one length, as far as there are enough; `tokens`: they do, and are as many as
+    fill that many cells. Rows of one width, and the batches, stand in an order that the seed gives. That needs the
+    least padding and the fewest shapes, but length goes with kind: a batch of nothing but the longest rows is all
+    parallel calls, one of the shortest all refusals. Whether that costs accuracy is suspected, not shown
+    (docs/log.md), so random batches are the default; `slices` saves the padding inside them.
     """
     rng = np.random.default_rng(seed)
     order = [int(i) for i in rng.permutation(len(lengths))]
-    batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
-    return [tuple(sorted(batch, key=lambda i: lengths[i])) for batch in batches]
+    if not by_length and not tokens:
+        batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
+        return [tuple(sorted(batch, key=lambda i: lengths[i])) for batch in batches]
+    order.sort(key=lambda i: _width(lengths[i]))  # stable: the seed's order within a width
+    groups = _filled(order, lengths, tokens) if tokens else [
+        order[k : k + batch_size] for k in range(0, len(order), batch_size)
+    ]  # fmt: skip
+    return [tuple(sorted(groups[int(k)], key=lambda i: lengths[i])) for k in rng.permutation(len(groups))]
+
+
+def _filled(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Runs of rows in order of width whose cells fill `tokens`; a row that is longer is a batch by itself."""
+    groups: list[list[int]] = []
+    for index in order:
+        width = _width(lengths[index])  # the widest so far
+        if groups and (len(groups[-1]) + 1) * width <= tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 def plan_training(
-    lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0
+    lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0, tokens: int = 0, by_length: bool = False
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Endless `(epoch, indices)` from batch number `start` on: the data cursor is that one number (T09)."""
-    per_epoch = -(-len(lengths) // batch_size)
+    # As many in every epoch: how rows are grouped depends on the widths alone.
+    per_epoch = len(plan_epoch(lengths, batch_size, seed, tokens=tokens, by_length=by_length))
     position = start
     while True:
         epoch, offset = divmod(position, per_epoch)
-        for indices in plan_epoch(lengths, batch_size, seed + epoch)[offset:]:
+        for indices in plan_epoch(lengths, batch_size, seed + epoch, tokens=tokens, by_length=by_length)[offset:]:
             yield epoch, indices
             position += 1

@@ -33,11 +33,11 @@ def render_kept(rows: Sequence[Conversation], template: Template, tokenizer: Tok
         return render_all(rows, template, tokenizer)
     path = cache_dir() / "rendered" / f"{_key(rows, template, tokenizer)}.npz"
     try:
-        return list(_load(path))
+        return list(load_examples(path))
     except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
         examples = render_all(rows, template, tokenizer)
     try:
-        _save(path, examples)
+        save_examples(path, examples)
         for old in sorted(path.parent.glob("*.npz"), key=lambda p: p.stat().st_mtime)[:-MOST_FILES]:
             old.unlink()
     except (OSError, CalltuneError):
@@ -62,7 +62,8 @@ def _key(rows: Sequence[Conversation], template: Template, tokenizer: Tokenizer)
     return digest.hexdigest()[:32]
 
 
-def _save(path: Path, examples: Sequence[Example]) -> None:
+def save_examples(path: Path, examples: Sequence[Example]) -> None:
+    """One file of arrays, whole or not at all."""
     spans = [(s.start, s.end, KINDS.index(s.kind)) for e in examples for s in e.spans]
     arrays = {
         "ids": np.array([i for e in examples for i in e.ids], np.int32),
@@ -75,7 +76,8 @@ def _save(path: Path, examples: Sequence[Example]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _load(path: Path) -> Iterator[Example]:
+def load_examples(path: Path) -> Iterator[Example]:
+    """What `save_examples` wrote. Raises ValueError, KeyError or OSError where it is broken."""
     with np.load(path, allow_pickle=False) as found:
         ids, spans = found["ids"].tolist(), found["spans"].tolist()
         lengths, counts = found["lengths"].tolist(), found["counts"].tolist()

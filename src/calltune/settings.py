@@ -74,6 +74,9 @@ class TrainSettings:
     epochs: float = _help("passes over the training rows", 2.0, above=0)
     iters: int | None = _help("updates; if given, instead of epochs", None, low=1)
     batch_size: int = _help("rows a batch", 4, low=1)
+    batches: Literal["random", "length"] = _help("rows of a batch: random, or of one length (less padding)", "random")
+    max_tokens_per_batch: int = _help("batches of rows of one length that fill so many tokens, instead of "
+                                      "--batch-size; 0: off", 0, low=0)  # fmt: skip
     grad_accumulation: int = _help("batches an update", 1, low=1)
     optimizer: Literal["adam", "adamw", "muon"] = _help("Adam with bias correction; muon for short runs", "adamw")
     learning_rate: float = _help("highest learning rate", 2e-4, above=0)
@@ -91,7 +94,15 @@ class TrainSettings:
     selecting_head: bool = _help("logits only where the loss is", True)
     shared_prefix: bool = _help("run tokens that all rows share once a step", True)
     frozen_trunk: bool = _help("run layers below the trained ones once a row", True)
+    trunk_memory_gb: float | None = _help(
+        "memory for what the frozen layers give; none: a quarter of all", None, low=0
+    )
+    trunk_disk_gb: float = _help("disk for what has no room in that memory", 0.0, low=0)
     fast_cpu: bool = _help("attention and element-wise work on NumPy", True)
+    cpu_layers: bool = _help("with --fast-cpu: norms, positions, SiLU and LoRA too", False)
+    compile: bool = _help("on a GPU, the step as one compiled function", True)
+    logits_mb: int = _help("memory for logits at a time; 0: 64 on a CPU, 256 on a GPU", 0, low=0)
+    grad_checkpoint: bool = _help("keep no activations inside layers: less memory, a third more work", False)
 
     def __post_init__(self) -> None:
         _check_ranges(self, "train")

@@ -9,17 +9,20 @@ in what belongs above (callbacks, progress).
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoch, plan_training
-from calltune.engine import optim
+from calltune.engine import optim, ranks
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.load import LoadedModel, load
+from calltune.engine.probe import on_gpu
 from calltune.engine.step import Plan, Speed, forget_trunk, pieces_of, plan_step, store_trunk
+from calltune.engine.trunk import trunk_note
 from calltune.errors import CannotFinish, InputError
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
@@ -37,6 +40,22 @@ class Callback(Protocol):
     def on_val_loss_report(self, val_info: dict[str, Any]) -> Any: ...
 
 
+class Examples(Protocol):
+    """What is trained and validated; `Prepared` has them."""
+
+    @property
+    def train(self) -> list[Example]: ...
+    @property
+    def valid(self) -> list[Example]: ...
+
+
+class Writer(Protocol):
+    """Where reports and adapters on the way go; `RunWriter` writes them into the run's folder."""
+
+    def metrics(self, row: dict[str, Any]) -> None: ...
+    def save_step(self, update: int, arrays: dict[str, Any]) -> None: ...
+
+
 def train(
     settings: TrainSettings,
     data: Any = None,
@@ -49,9 +68,18 @@ def train(
 
     `data` may be rows, conversations, splits or a data set in memory, instead of `settings.data`; `loaded` a
     base model that is in memory already (it is changed). Raises InputError for bad settings or data before
-    anything is trained, CannotFinish when the numbers break.
+    anything is trained, CannotFinish when the numbers break. Started by `mlx.launch`, all processes train one model
+    together, and the first one tells and writes.
     """
-    progress = progress or Silent()
+    if ranks.rank():  # rank 0 tells and writes; what the others write is thrown away
+        with tempfile.TemporaryDirectory() as folder:
+            return _train(replace(settings, out=folder), data, None, Silent(), loaded)
+    return _train(settings, data, callback, progress or Silent(), loaded)
+
+
+def _train(
+    settings: TrainSettings, data: Any, callback: Callback | None, progress: Progress, loaded: LoadedModel | None
+) -> Run:
     writer = RunWriter(Path(settings.out), overwrite=settings.overwrite)
     loaded = loaded or load(settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
@@ -60,6 +88,8 @@ def train(
         progress.say(note)
     adapter = adapter_settings(settings)
     keys = add_adapter(loaded.model, adapter, settings.seed)
+    if ranks.size() > 1:
+        progress.say(f"{ranks.size()} processes train together, each its share of every batch")
     progress.say(f"trainable parameters: {trainable_count(loaded.model):,} ({settings.fine_tune})")
     plan = make_plan(loaded, prepared, settings)
     for note in plan.notes:
@@ -82,9 +112,27 @@ def adapter_settings(settings: TrainSettings) -> AdapterSettings:
 
 def make_plan(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) -> Plan:
     """How the loss is computed for these examples: what all of them share, and the speed switches."""
-    speed = Speed(settings.selecting_head, settings.shared_prefix, settings.frozen_trunk, settings.fast_cpu)
     prefix = common_prefix([*prepared.train, *prepared.valid])
-    return plan_step(loaded.model, prefix, speed, loaded.vocabulary, dropout=settings.dropout)
+    return plan_step(loaded.model, prefix, speed_of(settings), loaded.vocabulary, dropout=settings.dropout)
+
+
+def speed_of(settings: TrainSettings) -> Speed:
+    """The switches of the step that the settings hold."""
+    memory = settings.trunk_memory_gb
+    return Speed(
+        selecting_head=settings.selecting_head, shared_prefix=settings.shared_prefix,
+        frozen_trunk=settings.frozen_trunk, fast_cpu=settings.fast_cpu, checkpoint=settings.grad_checkpoint,
+        cpu_layers=settings.cpu_layers, compile=settings.compile and on_gpu(), logit_bytes=settings.logits_mb << 20,
+        trunk_bytes=None if memory is None else int(memory * 1e9),
+        trunk_disk_bytes=int(settings.trunk_disk_gb * 1e9),
+    )  # fmt: skip
+
+
+def trunk_plan(plan: Plan, examples: Examples, epochs: float) -> str:
+    """What the frozen trunk will keep, in words."""
+    layers, width, itemsize = plan.dimensions()
+    rows = [*examples.train, *examples.valid]
+    return trunk_note(plan.store, plan.cut, layers, width, itemsize, len(plan.prefix), rows, epochs)
 
 
 def restore(loaded: LoadedModel, arrays: dict[str, Any]) -> None:
@@ -98,9 +146,9 @@ class Loop:
     """The updates of one run. All counts are optimizer updates, whatever the accumulation (trap T17)."""
 
     plan: Plan
-    prepared: Prepared
+    prepared: Examples
     settings: TrainSettings
-    writer: RunWriter
+    writer: Writer
     callback: Callback | None
     progress: Progress
     update: int = 0
@@ -112,10 +160,13 @@ class Loop:
     train_seconds: float = 0.0
 
     def run(self) -> None:
-        self.total = total_updates(len(self.prepared.train), self.settings)
+        self.per_epoch = len(plan_epoch(self.lengths(), **batching(self.settings), seed=0))
+        self.total = total_updates(len(self.prepared.train), self.settings, self.per_epoch)
         self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
         self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
         window = Window()
+        if self.plan.cut:
+            self.progress.say(trunk_plan(self.plan, self.prepared, self.epochs()))
         self.progress.start("training", self.total)
         with self.plan.context():
             self.validate()
@@ -124,7 +175,7 @@ class Loop:
                 rate = learning_rate(self.update, self.total, self.settings)
                 result = self.step(batches, rate)
                 self.update += 1
-                window.add(batches, result, len(self.plan.prefix), time.perf_counter() - started)
+                window.add(self.plan, batches, result, time.perf_counter() - started)
                 self.check(result)
                 self.progress.advance("training", loss=f"{window.loss:.3f}", lr=f"{rate:.1e}")
                 if self.update % self.settings.steps_per_report == 0 or self.update == self.total:
@@ -141,16 +192,20 @@ class Loop:
         if not self.prepared.valid:
             self.best_arrays, self.best_update = optim.snapshot(self.plan.model), self.update
 
+    def lengths(self) -> list[int]:
+        """Of the rows behind the prefix: what runs of them."""
+        return [len(e) - len(self.plan.prefix) - 1 for e in self.prepared.train]
+
     def groups(self) -> Iterator[list[Batch]]:
         """The batches of each update: `grad_accumulation` of them, fewer at the end of the run only."""
         examples = self.prepared.train
-        lengths = [len(e) for e in examples]
-        cursor = plan_training(lengths, self.settings.batch_size, self.settings.seed)
+        cursor = plan_training(self.lengths(), **batching(self.settings), seed=self.settings.seed)
         groups = [[next(cursor)[1] for _ in range(self.settings.grad_accumulation)] for _ in range(self.total)]
         last_use = {i: update for update, group in enumerate(groups) for batch in group for i in batch}
         for update, group in enumerate(groups):
             if update % LOOK_AHEAD == 0:
-                ahead = [i for other in groups[update : update + LOOK_AHEAD] for batch in other for i in batch]
+                ahead = [i for other in groups[update : update + LOOK_AHEAD]
+                         for batch in other for i in batch[ranks.rank() :: ranks.size()]]  # fmt: skip
                 store_trunk(self.plan, examples, ahead)
             yield [make_batch(examples, indices, len(self.plan.prefix)) for indices in group]
             forget_trunk(self.plan, [i for batch in group for i in batch if last_use[i] == update])
@@ -199,8 +254,11 @@ class Loop:
             self.best_arrays = optim.snapshot(self.plan.model)
 
     def epoch(self) -> float:
-        per_epoch = math.ceil(len(self.prepared.train) / self.settings.batch_size)
-        return self.update * self.settings.grad_accumulation / per_epoch
+        return self.epochs(self.update)
+
+    def epochs(self, updates: int | None = None) -> float:
+        """Passes over the rows that so many updates make; all of them, if not said."""
+        return (self.total if updates is None else updates) * self.settings.grad_accumulation / self.per_epoch
 
     def summary(self) -> dict[str, Any]:
         seconds = self.train_seconds
@@ -221,21 +279,23 @@ class Window:
     loss_sum: float = 0.0
     trained: int = 0
     tokens: int = 0
+    rows: int = 0
     cells: int = 0
     padding: int = 0
     seconds: float = 0.0
     norm: float = 0.0
     kinds: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, batches: Sequence[Batch], result: optim.Result, prefix: int, seconds: float) -> None:
+    def add(self, plan: Plan, batches: Sequence[Batch], result: optim.Result, seconds: float) -> None:
         self.updates += 1
         self.seconds += seconds
         self.norm = result.norm
         for batch, losses in zip(batches, result.losses, strict=True):
             self.loss_sum += float(losses.sum())
             self.trained += batch.trained
-            self.tokens += batch.real + len(batch.indices) * (prefix + 1)
-            cells = sum(piece.ids.size for piece in pieces_of(batch))
+            self.rows += len(batch.indices)
+            self.tokens += batch.real + len(batch.indices) * (len(plan.prefix) + 1)
+            cells = sum(piece.ids.size for piece in pieces_of(plan, batch))
             self.cells += cells
             self.padding += cells - batch.real
             for index in set(batch.kinds.tolist()):
@@ -255,16 +315,23 @@ class Window:
             "train_loss": self.loss, **kinds, "gradient_norm": self.norm,
             "tokens_per_second": self.tokens / seconds, "trained_tokens_per_second": self.trained / seconds,
             "updates_per_second": self.updates / seconds, "padding": self.padding / max(self.cells, 1),
-            "seconds": self.seconds,
+            "seconds": self.seconds, "rows": self.rows, "tokens": self.tokens, "cells": self.cells,
         }  # fmt: skip
 
 
-def total_updates(rows: int, settings: TrainSettings) -> int:
+def batching(settings: TrainSettings) -> dict[str, Any]:
+    """How rows are put into batches, for `plan_epoch` and `plan_training`."""
+    by_length = settings.batches == "length"
+    return {"batch_size": settings.batch_size, "tokens": settings.max_tokens_per_batch, "by_length": by_length}
+
+
+def total_updates(rows: int, settings: TrainSettings, per_epoch: int | None = None) -> int:
+    """`per_epoch`: batches an epoch, where that is not rows by batch size."""
     if settings.iters is not None:
         if settings.iters < 1:
             raise InputError(f"--iters is {settings.iters}", next_step="give at least 1")
         return settings.iters
-    batches = settings.epochs * math.ceil(rows / settings.batch_size)
+    batches = settings.epochs * (per_epoch or math.ceil(rows / settings.batch_size))
     return max(1, math.ceil(batches / settings.grad_accumulation - 1e-9))
 
 

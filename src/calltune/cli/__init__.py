@@ -33,6 +33,7 @@ COMMANDS = {
     "check": "find what is wrong with data, and repair what can be repaired without loss",
     "prepare": "make data that trains of several sources: check, repair, split, change, record",
     "parse": "read calls, plan and content from raw model text",
+    "bench": "side by side with another tool, in one command",
     "doctor": "this machine, its BLAS, GPU and memory; what to install; what fits",
     "fetch": "bring a built-in model into the cache",
     "cache": "list or empty the cache of models",

@@ -16,6 +16,7 @@ EXAMPLE = """examples:
   calltune train --model smollm2-135m --tools my_tools.py --out runs/mine
   calltune train --model google/gemma-2-2b-it --data rows.jsonl --out runs/big --learning-rate 1e-4
   calltune train --config mine.yaml --epochs 3
+  mlx.launch -n 2 -- calltune train --model ...     two processes (GPUs) train one model together
 
 A YAML file has the same names with _ for -, as `learning_rate: 1e-4`; flags win over it. `--tools FILE.py`
 imports the file, which runs its code."""
@@ -54,8 +55,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = read_settings(args)
+    from calltune.engine import ranks
     from calltune.train import train
 
+    if ranks.rank():  # one of several processes, of which the first one tells
+        train(settings)
+        return 0
     with Bars() as bars:
         run = train(settings, callback=Log(bars), progress=bars)
     if args.json:

@@ -8,7 +8,7 @@ ones, and gains nothing on a CPU, so it is off meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calltune.engine.attention import attention
+from calltune.engine.cpu_layers import quick_layers
 from calltune.engine.threads import in_parts
 
 Array = npt.NDArray[np.float32]
@@ -24,8 +25,9 @@ _active = False
 
 
 @contextmanager
-def fast_cpu(enabled: bool = True) -> Iterator[None]:
-    """Within it, float32 work on the CPU takes the quick forms. Nothing changes on a GPU or if not `enabled`."""
+def fast_cpu(enabled: bool = True, *, layers: bool = False) -> Iterator[None]:
+    """Within it, float32 work on the CPU takes the quick forms. Nothing changes on a GPU or if not `enabled`.
+    `layers`: those of engine/cpu_layers.py too."""
     global _active
     if _active or not enabled or mx.default_device() != mx.cpu:
         yield
@@ -36,7 +38,8 @@ def fast_cpu(enabled: bool = True) -> Iterator[None]:
     mx.disable_compile()
     _active = True
     try:
-        yield
+        with quick_layers() if layers else nullcontext():
+            yield
     finally:
         mx.fast.scaled_dot_product_attention, mx.sigmoid, mx.tanh = plain
         mx.enable_compile()

@@ -7,7 +7,7 @@ vocabulary are the largest tensor of a training step by far.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,51 +16,56 @@ import numpy as np
 from calltune.engine.cpu import is_fast
 from calltune.engine.threads import run_tasks
 
-CHUNK_BYTES = 64 << 20  # of float32 logits at a time
+CHUNK_BYTES = 64 << 20  # of float32 logits at a time on a CPU, where they should stay near the processor
+GPU_CHUNK_BYTES = 256 << 20  # on a GPU, where small products leave it idle
 
 Head = Callable[[mx.array], mx.array]
 
 
-def token_losses(hidden: mx.array, targets: mx.array, head: Head, *, chunked: bool = True) -> mx.array:
+def token_losses(
+    hidden: mx.array, targets: mx.array, head: Head, *, chunked: bool = True, limit: int = 0
+) -> mx.array:
     """Losses (N,) float32 of predicting `targets` (N,) from `hidden` (N, D); differentiable in `hidden`.
 
-    `chunked` needs a head whose own weights are not trained; otherwise the plain way is right.
+    `chunked` needs a head whose own weights are not trained; otherwise the plain way is right. `limit`: bytes of
+    float32 logits at a time, 0 for what suits the device.
     """
     if not chunked:
         logits = head(hidden[None])[0].astype(mx.float32)
         return nn.losses.cross_entropy(logits, targets)
-    return _chunked(head, targets)(hidden)
+    return _chunked(head, targets, limit)(hidden)
 
 
-def _chunked(head: Head, targets: mx.array) -> Callable[[mx.array], mx.array]:
-    gradients: list[mx.array] = []  # lives as long as the graph does
-
+def _chunked(head: Head, targets: mx.array, limit: int) -> Callable[[mx.array], mx.array]:
+    # The gradients are a second output, so that the backward pass finds them in whatever graph it is built in.
     @mx.custom_function
-    def losses(hidden: mx.array) -> mx.array:
-        found, gradients[:] = [], []
-        size = 0
-        start = 0
-        while start < hidden.shape[0]:
-            size = size or chunk_size(head, hidden)
-            part, target = hidden[start : start + size], targets[start : start + size]
-            loss, grad = _chunk(head, part, target)
-            mx.eval(loss, grad)
+    def losses(hidden: mx.array) -> tuple[mx.array, mx.array]:
+        found, gradients = [], []
+        size = chunk_size(head, hidden, limit)
+        for start in range(0, hidden.shape[0], size):
+            loss, grad = _chunk(head, hidden[start : start + size], targets[start : start + size])
+            if is_fast():  # elsewhere MLX runs the chunks one after the other as well, and may compile them
+                mx.eval(loss, grad)
             found.append(loss)
             gradients.append(grad)
-            start += size
-        return mx.concatenate(found)
+        return mx.concatenate(found), mx.concatenate(gradients)
 
     @losses.vjp
-    def losses_vjp(primal: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
-        return mx.concatenate(gradients) * cotangent[:, None].astype(primal.dtype)
+    def losses_vjp(primal: mx.array, cotangents: Sequence[mx.array], outputs: Sequence[mx.array]) -> mx.array:
+        return outputs[1] * cotangents[0][:, None].astype(primal.dtype)
 
-    return losses
+    def first(hidden: mx.array) -> mx.array:
+        result: mx.array = losses(hidden)[0]
+        return result
+
+    return first
 
 
-def chunk_size(head: Head, hidden: mx.array) -> int:
-    """Positions whose logits fill CHUNK_BYTES; the vocabulary's size is read off the head's (lazy) output."""
+def chunk_size(head: Head, hidden: mx.array, limit: int = 0) -> int:
+    """Positions whose logits fill the limit; the vocabulary's size is read off the head's (lazy) output."""
     vocabulary = head(hidden[None, :1]).shape[-1]
-    return max(1, CHUNK_BYTES // (4 * vocabulary))
+    limit = limit or (CHUNK_BYTES if mx.default_device() == mx.cpu else GPU_CHUNK_BYTES)
+    return max(1, limit // (4 * vocabulary))
 
 
 def _chunk(head: Head, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:

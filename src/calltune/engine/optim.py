@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mlx.utils import tree_map
 
 from calltune.batching import Batch
+from calltune.engine import ranks
 from calltune.engine.adapter import trained_arrays
 from calltune.engine.step import Plan, batch_losses, loss_and_grad
 
@@ -56,7 +57,7 @@ def make(name: str, weight_decay: float) -> optimizers.Optimizer:
 class Stepper:
     """Applies updates to the plan's model."""
 
-    def __init__(self, plan: Plan, optimizer: optimizers.Optimizer, clip: float) -> None:
+    def __init__(self, plan: Plan, optimizer: optimizers.Optimizer | None, clip: float) -> None:
         self.plan, self.optimizer, self.clip = plan, optimizer, clip
         self.gradient = loss_and_grad(plan)
 
@@ -68,11 +69,15 @@ class Stepper:
         grads: Any = None
         losses = []
         for batch in batches:
-            (_, found), new = self.gradient(batch, total)
-            grads = new if grads is None else tree_map(mx.add, grads, new)
-            mx.eval(found, grads)
-            losses.append(np.array(found))
-        grads, norm = optimizers.clip_grad_norm(grads, self.clip or float("inf"))
+            own, found = ranks.share(batch), None
+            if own is not None:
+                (_, found), new = self.gradient(own, total)
+                grads = new if grads is None else tree_map(mx.add, grads, new)
+                mx.eval(found, grads)
+            losses.append(ranks.gather_losses(batch, None if found is None else np.array(found)))
+        if grads is None:  # more ranks than rows
+            grads = tree_map(mx.zeros_like, model.trainable_parameters())
+        grads, norm = optimizers.clip_grad_norm(ranks.add_up(grads), self.clip or float("inf"))
         mean = sum(float(part.sum()) for part in losses) / total
         if np.isfinite(mean) and np.isfinite(norm.item()):
             self.optimizer.learning_rate = rate
@@ -88,10 +93,11 @@ class Stepper:
         self.plan.model.eval()
         total, count = 0.0, 0
         for batch in batches:
-            losses = batch_losses(self.plan, batch, part="valid")
-            total += float(losses.sum().item())
+            own = ranks.share(batch)
+            if own is not None:
+                total += float(batch_losses(self.plan, own, part="valid").sum().item())
             count += batch.trained
-        return total / count
+        return float(ranks.add_up({"total": mx.array(total)})["total"].item()) / count
 
 
 def snapshot(model: nn.Module) -> dict[str, mx.array]:
@@ -99,6 +105,11 @@ def snapshot(model: nn.Module) -> dict[str, mx.array]:
     arrays = {name: mx.array(array) for name, array in trained_arrays(model).items()}
     mx.eval(arrays)
     return arrays
+
+
+def reset_peak_memory() -> None:
+    mx.clear_cache()
+    mx.reset_peak_memory()
 
 
 def peak_memory_gb() -> float:

@@ -56,8 +56,10 @@ def find_parts(model: nn.Module) -> Parts | None:
     return None
 
 
-def run_body(parts: Parts, ids: mx.array, cache: Any = None) -> mx.array:
+def run_body(parts: Parts, ids: mx.array, cache: Any = None, *, checkpoint: bool = False) -> mx.array:
     """Hidden states (B, T, D) that enter the head."""
+    if checkpoint:
+        return _run_with(parts, [_checkpointed(layer) for layer in parts.layers], ids, cache)
     out: mx.array = parts.backbone(ids, cache)
     return out
 
@@ -83,11 +85,39 @@ def run_trunk(parts: Parts, ids: mx.array, cut: int, cache: Any = None) -> mx.ar
     return caught[0]
 
 
-def run_top(parts: Parts, hidden: mx.array, cut: int, cache: Any = None) -> mx.array:
+def run_top(parts: Parts, hidden: mx.array, cut: int, cache: Any = None, *, checkpoint: bool = False) -> mx.array:
     """Hidden states that enter the head, from what entered layer `cut`: layers [cut, n) and the norm."""
-    layers = [StandIn(layer, call=lambda *_, **__: hidden) if i < cut else layer
-              for i, layer in enumerate(parts.layers)]  # fmt: skip
+    top = [_checkpointed(layer) if checkpoint else layer for layer in parts.layers[cut:]]
+    layers = [*(StandIn(layer, call=lambda *_, **__: hidden) for layer in parts.layers[:cut]), *top]
     return _run_with(parts, layers, mx.zeros(hidden.shape[:2], mx.int32), cache)
+
+
+def _checkpointed(layer: nn.Module) -> StandIn:
+    """The layer, of which the backward pass keeps the input only and runs it again.
+
+    A stand-in for this one call, where mlx-lm's `grad_checkpoint` changes the layer's class for good (T19). What
+    gradients flow to must be an input of `mx.checkpoint`: the trained arrays, the hidden states, and the prefix's
+    keys and values that the cache holds or, under the prefix itself, gives back.
+    """
+
+    def call(hidden: mx.array, mask: Any = None, cache: Any = None, *args: Any, **kwargs: Any) -> mx.array:
+        shared = list(getattr(cache, "prefix", ()))
+
+        def inner(trained: Any, hidden: mx.array, *shared: mx.array) -> list[mx.array]:
+            layer.update(trained)
+            held = cache.holding(shared) if shared else cache
+            out = layer(hidden, mask, held, *args, **kwargs)
+            return [out, *(getattr(held, "keys_values", None) or ())]
+
+        trained = layer.trainable_parameters()
+        out, *keys_values = mx.checkpoint(inner)(trained, hidden, *shared)
+        layer.update(trained)  # `inner` left those of its own graph in the layer
+        if keys_values:
+            cache.keys_values = tuple(keys_values)
+        result: mx.array = out
+        return result
+
+    return StandIn(layer, call=call)
 
 
 def _run_with(parts: Parts, layers: list[Any], ids: mx.array, cache: Any) -> mx.array:

@@ -6,6 +6,7 @@ object a layer, so that any attention model of mlx-lm runs with them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -47,6 +48,10 @@ class Attached:
         self.prefix = (keys, values)
         self.offset = keys.shape[2]
         self.split = split
+
+    def holding(self, prefix: Sequence[mx.array]) -> Attached:
+        """The same with other keys and values."""
+        return Attached(prefix[0], prefix[1], split=self.split)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         pair = Split(self.prefix[0], keys), Split(self.prefix[1], values)

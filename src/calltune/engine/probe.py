@@ -24,6 +24,10 @@ class Speed:
     shape: tuple[int, int, int]
 
 
+def on_gpu() -> bool:
+    return bool(mx.default_device().type == mx.gpu)
+
+
 def mlx_device() -> tuple[Literal["cpu", "gpu"], str, float]:
     """MLX's default device: its kind, its name, and its own memory in GB (0.0: the machine's)."""
     kind: Literal["cpu", "gpu"] = "gpu" if mx.default_device().type == mx.gpu else "cpu"

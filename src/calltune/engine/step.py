@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -21,15 +21,18 @@ import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten, tree_unflatten
 
-from calltune.batching import Batch, make_batch, slices
+from calltune.batching import LENGTH_STEP, Batch, make_batch, slices
+from calltune.engine.compiled import WIDTH_STEP, compiled_gradient, piece_arrays
 from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.losses import token_losses
 from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_head, run_top, run_trunk
 from calltune.engine.prefix import Attached, Recorder, supports_sharing
+from calltune.engine.trunk import TrunkStore, auto_memory
 from calltune.render import Example
 
 SLICE_TOKENS = 4096  # cells of rows that run together
 TRUNK_SLICE_TOKENS = 2048  # of rows in the frozen trunk, which keeps no graph
+GPU_TRUNK_SLICE_TOKENS = 8192
 CPU_SLICE_TOKENS = 768  # on a CPU, where a slice's whole graph stays in memory until its gradient is done
 
 
@@ -41,7 +44,12 @@ class Speed:
     shared_prefix: bool = True
     frozen_trunk: bool = True
     fast_cpu: bool = True
-    trunk_bytes: int = 4 << 30  # of stored trunk states; rows beyond it are computed anew
+    cpu_layers: bool = False  # norms, positions, SiLU and LoRA on NumPy too
+    trunk_bytes: int | None = None  # of trunk states in memory (None: a quarter of it); what has no room runs anew
+    trunk_disk_bytes: int = 0  # and on disk
+    logit_bytes: int = 0  # of float32 logits at a time; 0: 64 MiB on a CPU, 256 on a GPU
+    compile: bool = False  # the step as one compiled function, where attention is MLX's own
+    checkpoint: bool = False  # activations inside the trained layers are computed again in the backward pass
 
 
 @dataclass
@@ -55,20 +63,37 @@ class Plan:
     head_frozen: bool
     speed: Speed
     notes: list[str] = field(default_factory=list)
-    rows: dict[tuple[str, int], mx.array] = field(default_factory=dict)  # trunk states (T, D) of a row
-    stored_bytes: int = 0
+    store: TrunkStore = field(default_factory=lambda: TrunkStore(0))
     prefix_states: mx.array | None = None  # (1, P, D)
     prefix_keys: list[tuple[mx.array, mx.array]] = field(default_factory=list)
     split: bool = True  # whether the model's attention takes `Split` keys where they are quicker
 
+    def dimensions(self) -> tuple[int, int, int]:
+        """Layers, width of the hidden states, and bytes a number of them."""
+        assert self.parts is not None
+        states = run_trunk(self.parts, mx.zeros((1, 1), mx.int32), 0)  # lazy: only its shape is looked at
+        return len(self.parts.layers), states.shape[-1], states.itemsize
+
+    @property
+    def compiles(self) -> bool:
+        return self.speed.compile and self.parts is not None and not is_fast()
+
+    @property
+    def checkpoint(self) -> bool:
+        return self.speed.checkpoint and self.model.training
+
     def context(self) -> AbstractContextManager[None]:
-        return fast_cpu(self.speed.fast_cpu)
+        return fast_cpu(self.speed.fast_cpu, layers=self.speed.cpu_layers)
 
 
 def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabulary: int, *, dropout: float) -> Plan:
     """Decide what can be saved for this model, checking each saving against the plain logits first."""
+    if any(value.dtype != mx.float32 for _, value in tree_flatten(model.parameters())):
+        speed = replace(speed, fast_cpu=False)  # NumPy has no bfloat16, and gains nothing for float16
     parts = find_parts(model) if speed.selecting_head else None
     plan = Plan(model, parts, 0, (), True, speed)
+    memory = auto_memory() if speed.trunk_bytes is None else speed.trunk_bytes
+    plan.store = TrunkStore(memory, speed.trunk_disk_bytes)
     trained = [name for name, _ in tree_flatten(model.trainable_parameters())]
     plan.head_frozen = all(".layers." in f".{name}" for name in trained)
     if parts is None:
@@ -136,12 +161,14 @@ def batch_losses(plan: Plan, batch: Batch, part: str = "train") -> mx.array:
     that of the batch's targets.
     """
     cache = _prefix_cache(plan)
-    return mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces_of(batch)])
+    return mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces_of(plan, batch)])
 
 
-def pieces_of(batch: Batch) -> list[Batch]:
+def pieces_of(plan: Plan, batch: Batch) -> list[Batch]:
     """The slices in which the batch runs now: smaller ones while the fast CPU path is active."""
-    return slices(batch, CPU_SLICE_TOKENS if is_fast() else SLICE_TOKENS)
+    if is_fast():
+        return slices(batch, CPU_SLICE_TOKENS)
+    return slices(batch, SLICE_TOKENS, WIDTH_STEP if plan.compiles else LENGTH_STEP)
 
 
 def _ids(batch: Batch) -> mx.array:
@@ -150,16 +177,30 @@ def _ids(batch: Batch) -> mx.array:
 
 def _row_losses(plan: Plan, batch: Batch, cache: list[Attached] | None, part: str) -> mx.array:
     """`batch_losses` of rows that see the prefix through `cache`."""
-    parts = plan.parts
-    if parts is None:
+    if plan.parts is None:
         logits = plan.model(_ids(batch))[mx.array(batch.rows), mx.array(batch.columns)].astype(mx.float32)
         return nn.losses.cross_entropy(logits, mx.array(batch.targets))
+    places = {"rows": mx.array(batch.rows), "columns": mx.array(batch.columns), "targets": mx.array(batch.targets)}
+    return _losses_at(plan, places | {"entering": _entering(plan, batch, part)}, cache)
+
+
+def _entering(plan: Plan, batch: Batch, part: str) -> mx.array:
+    """What the rows' layers start from: ids (B, T), or the states (B, T, D) above the frozen trunk."""
+    return _trunk_states(plan, batch, part) if plan.cut else _ids(batch)
+
+
+def _losses_at(plan: Plan, piece: dict[str, mx.array], cache: list[Attached] | None) -> mx.array:
+    """Losses (N,) at the `rows` and `columns` of what layers and norm make of `entering`."""
+    parts = plan.parts
+    assert parts is not None
     if plan.cut:
-        hidden = run_top(parts, _trunk_states(plan, batch, part), plan.cut, cache)
+        hidden = run_top(parts, piece["entering"], plan.cut, cache, checkpoint=plan.checkpoint)
     else:
-        hidden = run_body(parts, _ids(batch), cache)
-    hidden = hidden[mx.array(batch.rows), mx.array(batch.columns)]
-    return token_losses(hidden, mx.array(batch.targets), lambda h: run_head(parts, h), chunked=plan.head_frozen)
+        hidden = run_body(parts, piece["entering"], cache, checkpoint=plan.checkpoint)
+    hidden = hidden[piece["rows"], piece["columns"]]
+    return token_losses(
+        hidden, piece["targets"], lambda h: run_head(parts, h), chunked=plan.head_frozen, limit=plan.speed.logit_bytes
+    )
 
 
 def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx.array], Any]]:
@@ -177,7 +218,21 @@ def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx
         return losses.sum() / total, losses
 
     function = nn.value_and_grad(plan.model, loss)
-    return lambda batch, total: function(plan.model, batch, total)
+    compiled = compiled_gradient(
+        plan.model, lambda: _prefix_cache(plan), lambda piece, cache: _losses_at(plan, piece, cache)
+    )
+
+    def gradient(batch: Batch, total: int) -> tuple[tuple[mx.array, mx.array], Any]:
+        if not plan.compiles:
+            found: tuple[tuple[mx.array, mx.array], Any] = function(plan.model, batch, total)
+            return found
+        pieces = pieces_of(plan, batch)
+        arrays = [piece_arrays(piece, _entering(plan, piece, "train")) for piece in pieces]
+        (value, losses), grads = compiled(arrays, mx.array(float(total)))
+        real = [part[: piece.trained] for part, piece in zip(losses, pieces, strict=True)]
+        return (value, mx.concatenate(real)), grads
+
+    return gradient
 
 
 def _losses_in_slices(plan: Plan, batch: Batch) -> mx.array:
@@ -197,7 +252,7 @@ def _losses_in_slices(plan: Plan, batch: Batch) -> mx.array:
         leaves = [mx.array(x) for x in _as_numpy(inputs, copy=False)]  # not part of the outer graph
         found: list[npt.NDArray[np.float32]] = []
         grads: list[npt.NDArray[np.float32]] = []
-        for piece in pieces_of(batch):
+        for piece in pieces_of(plan, batch):
 
             def piece_loss(*leaves: mx.array, piece: Batch = piece) -> tuple[mx.array, mx.array]:
                 plan.model.update(tree_unflatten(list(zip(names, leaves[len(shared) :], strict=True))))
@@ -266,9 +321,11 @@ def _prefix_cache(plan: Plan) -> list[Attached] | None:
     if parts is None or not plan.prefix:
         return None
     if plan.prefix_states is None:
-        return _attach(_record(parts, lambda c: run_body(parts, mx.array([plan.prefix]), c)), plan)
+        return _attach(
+            _record(parts, lambda c: run_body(parts, mx.array([plan.prefix]), c, checkpoint=plan.checkpoint)), plan
+        )
     states = plan.prefix_states
-    caches = _record(parts, lambda c: run_top(parts, states, plan.cut, c))
+    caches = _record(parts, lambda c: run_top(parts, states, plan.cut, c, checkpoint=plan.checkpoint))
     for cache, pair in zip(caches, plan.prefix_keys, strict=False):
         cache.keys_values = pair
     return _attach(caches, plan)
@@ -280,20 +337,19 @@ def store_trunk(plan: Plan, examples: Sequence[Example], indices: Sequence[int],
     Many rows at once, sorted by length, run in slices with less padding and larger matrix products than the
     rows of one batch do.
     """
-    missing = [i for i in dict.fromkeys(indices) if (part, i) not in plan.rows]
+    missing = [i for i in dict.fromkeys(indices) if (part, i) not in plan.store.rows]
     if not plan.cut or not missing:
         return
     order = sorted(missing, key=lambda i: len(examples[i]))
-    for piece in slices(make_batch(examples, order, len(plan.prefix)), TRUNK_SLICE_TOKENS):
-        if plan.stored_bytes < plan.speed.trunk_bytes:
+    tokens = TRUNK_SLICE_TOKENS if mx.default_device() == mx.cpu else GPU_TRUNK_SLICE_TOKENS
+    for piece in slices(make_batch(examples, order, len(plan.prefix)), tokens):
+        if not plan.store.full:
             _trunk_states(plan, piece, part)
 
 
 def forget_trunk(plan: Plan, indices: Sequence[int], part: str = "train") -> None:
     """Free the stored states of rows that are not needed again."""
-    for index in indices:
-        if (states := plan.rows.pop((part, index), None)) is not None:
-            plan.stored_bytes -= states.nbytes
+    plan.store.forget((part, index) for index in indices)
 
 
 def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
@@ -302,11 +358,8 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
     Padding is zeros there; no real token sees it, since it stands at the end.
     """
     keys = [(part, index) for index in batch.indices]
-    width = batch.ids.shape[1]
-    if all(key in plan.rows for key in keys):
-        rows = [plan.rows[key] for key in keys]
-        padded = [mx.pad(row, ((0, width - row.shape[0]), (0, 0))) for row in rows]
-        return mx.stack(padded)
+    if (kept := plan.store.get(keys, batch.ids.shape[1])) is not None:
+        return kept
     parts = plan.parts
     assert parts is not None
     cache = None
@@ -317,11 +370,5 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
         cache = _attach(found, plan)
     states = mx.stop_gradient(run_trunk(parts, _ids(batch), plan.cut, cache))
     mx.eval(states)
-    lengths = (batch.ids >= 0).sum(axis=1).tolist()
-    size = sum(lengths) * states.shape[-1] * states.itemsize
-    if plan.stored_bytes + size <= plan.speed.trunk_bytes:
-        plan.stored_bytes += size
-        for row, (key, length) in enumerate(zip(keys, lengths, strict=True)):
-            plan.rows[key] = mx.contiguous(states[row, :length])
-        mx.eval([plan.rows[key] for key in keys])
+    plan.store.put(keys, states, (batch.ids >= 0).sum(axis=1).tolist())
     return states

@@ -27,12 +27,16 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()  # looks at the loaded libraries once; NumPy and the BLAS are there by then
 
 
-def run_tasks(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> None:
-    """`work(*task)` for every task. NumPy leaves Python's lock in large operations, so the tasks run side by
-    side; a BLAS with threads of its own would make them fight for the cores."""
+def run_tasks(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], *, multiplies: bool = True) -> None:
+    """`work(*task)` for every task. NumPy leaves Python's lock in large operations, so the tasks run side by side.
+    If they multiply matrices, a BLAS with threads of its own would make them fight for the cores."""
     if cores() == 1 or len(tasks) == 1:
         for task in tasks:
             work(*task)
+        return
+    if not multiplies:
+        for _ in _pool().map(lambda task: work(*task), tasks):
+            pass
         return
     with _controller().limit(limits=1, user_api="blas"):
         for _ in _pool().map(lambda task: work(*task), tasks):

@@ -1,0 +1,62 @@
+"""Several processes that train one model together, each on its share of every batch (`mlx.launch -n N -- calltune`).
+
+Every rank reads all rows and makes the same batches, so that nothing but gradients and losses has to be exchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from mlx.utils import tree_flatten, tree_unflatten
+
+from calltune.batching import Batch, take_rows
+
+# What mlx.launch sets (ring, nccl, jaccl), or MPI does.
+LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+
+
+@cache
+def _group() -> Any:
+    return mx.distributed.init() if any(name in os.environ for name in LAUNCHED) else None
+
+
+def rank() -> int:
+    return int(_group().rank()) if _group() else 0
+
+
+def size() -> int:
+    return int(_group().size()) if _group() else 1
+
+
+def share(batch: Batch) -> Batch | None:
+    """This rank's rows of a batch: every `size`th, so that all have short and long ones; None without any."""
+    own = range(rank(), len(batch.indices), size())
+    return batch if size() == 1 else take_rows(batch, list(own)) if own else None
+
+
+def add_up(arrays: Any) -> Any:
+    """The sum over all ranks of a tree of arrays: one message, in float32."""
+    if size() == 1:
+        return arrays
+    names, values = zip(*tree_flatten(arrays), strict=True)
+    flat = mx.concatenate([value.astype(mx.float32).reshape(-1) for value in values])
+    total = mx.distributed.all_sum(flat, group=_group())
+    parts = mx.split(total, np.cumsum([value.size for value in values])[:-1].tolist())
+    whole = [part.reshape(value.shape).astype(value.dtype) for part, value in zip(parts, values, strict=True)]
+    return tree_unflatten(list(zip(names, whole, strict=True)))
+
+
+def gather_losses(batch: Batch, own: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    """The losses of the whole batch in its order, from those of each rank's share (None: it has none)."""
+    if size() == 1:
+        assert own is not None
+        return own
+    whole = np.zeros(batch.trained, np.float32)
+    if own is not None:
+        whole[batch.rows % size() == rank()] = own
+    return np.array(mx.distributed.all_sum(mx.array(whole), group=_group()))

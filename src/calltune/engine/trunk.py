@@ -1,0 +1,129 @@
+"""States of rows above the frozen trunk, kept for the next epoch in the host's memory and, if allowed, on disk.
+
+The device holds those of the running batch only. On disk they lie in a file without a name, which is gone with the
+process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from calltune.platform.machine import memory_bytes
+from calltune.render import Example
+
+Key = tuple[str, int]  # the part (train, valid) and the row's index in it
+AUTO_SHARE = 4  # of the machine's memory, without a limit of the user's: a quarter
+
+
+@dataclass
+class TrunkStore:
+    """Rows' states (T, D) by key. `memory` and `disk` are limits in bytes; what fits neither is not kept."""
+
+    memory: int
+    disk: int = 0
+    rows: dict[Key, np.ndarray[Any, Any]] = field(default_factory=dict)
+    memory_used: int = 0
+    memory_peak: int = 0
+    disk_used: int = 0
+    _file: np.memmap[Any, Any] | None = None
+    _free: list[tuple[int, int]] = field(default_factory=list)  # (offset, bytes) of forgotten rows on disk
+    _places: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    _dtype: mx.Dtype = mx.float32
+
+    @property
+    def full(self) -> bool:
+        return self.memory_used >= self.memory and self.disk_used >= self.disk
+
+    def put(self, keys: Sequence[Key], states: mx.array, lengths: Sequence[int]) -> None:
+        """Keep row i of `states` (B, T, D) without its padding, as far as there is room."""
+        self._dtype = states.dtype
+        whole = np.array(_plain(states))
+        for row, key, length in zip(whole, keys, lengths, strict=True):
+            size = length * row.shape[-1] * row.itemsize
+            if key in self.rows:
+                continue
+            if self.memory_used + size <= self.memory:
+                self.rows[key] = row[:length].copy()
+                self.memory_used += size
+                self.memory_peak = max(self.memory_peak, self.memory_used)
+            elif (place := self._room(size)) is not None:
+                view = self._disk()[place : place + size].view(row.dtype).reshape(length, -1)
+                view[:] = row[:length]
+                self.rows[key], self._places[key] = view, (place, size)
+
+    def get(self, keys: Sequence[Key], width: int) -> mx.array | None:
+        """States (B, width, D) with zeros behind each row, or None where one is not kept."""
+        found = [self.rows.get(key) for key in keys]
+        if any(row is None for row in found):
+            return None
+        first = found[0]
+        assert first is not None
+        out = np.zeros((len(found), width, first.shape[1]), first.dtype)
+        for place, row in zip(out, found, strict=True):
+            assert row is not None
+            place[: len(row)] = row
+        return _back(mx.array(out), self._dtype)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Free rows that are not needed again."""
+        for key in keys:
+            row = self.rows.pop(key, None)
+            if row is None:
+                continue
+            if key in self._places:
+                self._free.append(self._places.pop(key))
+            else:
+                self.memory_used -= row.nbytes
+
+    def _room(self, size: int) -> int | None:
+        for number, (place, length) in enumerate(self._free):
+            if length >= size:
+                self._free[number] = (place + size, length - size)
+                return place
+        if self.disk_used + size > self.disk:
+            return None
+        self.disk_used += size
+        return self.disk_used - size
+
+    def _disk(self) -> np.memmap[Any, Any]:
+        if self._file is None:
+            with tempfile.TemporaryFile() as file:  # the map keeps it open
+                self._file = np.memmap(file, np.uint8, "w+", shape=(self.disk,))  # type: ignore[call-overload]
+        return self._file
+
+
+def _plain(states: mx.array) -> mx.array:
+    """As a type that NumPy has: bfloat16 by its bits."""
+    return states.view(mx.uint16) if states.dtype == mx.bfloat16 else states
+
+
+def _back(states: mx.array, dtype: mx.Dtype) -> mx.array:
+    return states.view(mx.bfloat16) if dtype == mx.bfloat16 else states
+
+
+def auto_memory() -> int:
+    return memory_bytes() // AUTO_SHARE
+
+
+def trunk_note(
+    store: TrunkStore, cut: int, layers: int, width: int, itemsize: int, prefix: int, examples: Sequence[Example],
+    epochs: float,
+) -> str:  # fmt: skip
+    """What the frozen trunk will keep, in words, before it is computed."""
+    said = f"frozen trunk: layers 1 to {cut} of {layers} run once a row"
+    if epochs <= 1:
+        return f"{said}; with one epoch nothing is kept"
+    need = sum(len(e) - prefix - 1 for e in examples) * width * itemsize
+    room = f"{store.memory / 1e9:.1f} GB of memory" + (f" and {store.disk / 1e9:.1f} of disk" if store.disk else "")
+    if need <= store.memory + store.disk:
+        where = "memory" if need <= store.memory else "memory and on disk"
+        return f"{said}; what they give, {need / 1e9:.2f} GB, is kept in {where}"
+    share = (store.memory + store.disk) / need
+    return (f"{said}; of what they give, {need / 1e9:.1f} GB, {share:.0%} is kept in {room}, the rest runs anew each "
+            "epoch (--trunk-memory-gb, --trunk-disk-gb)")  # fmt: skip
