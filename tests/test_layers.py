@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "src" / "calltune"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
     ("schema", "progress", "jinja_env"),
-    ("settings", "platform", "functions"),  # values and the machine: no MLX, no tokenizer
+    ("settings", "recipes", "platform", "functions"),  # values and the machine: no MLX, no tokenizer
     ("formats", "score", "score_bfcl", "compare", "acceptable"),  # text <-> calls, verdicts
     ("data", "builtin"),  # rows
     ("tokenizer", "template", "render", "rendered", "batching", "grammar"),  # tokens and rows

@@ -8,6 +8,7 @@ from typing import Any
 from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
 from calltune.progress import Progress
+from calltune.recipes import with_recipe
 from calltune.runs import Run
 from calltune.settings import TrainSettings, resolve
 from calltune.settings import to_dict as settings_dict
@@ -36,7 +37,8 @@ def train(
     if isinstance(data, (str, Path)):
         given, data = given | {"data": str(data)}, None
     base = settings_dict(settings) if settings else {}
-    resolved = resolve(TrainSettings, base | given, "calltune.train(...)")
+    changed = base | given if settings else with_recipe(given)
+    resolved = resolve(TrainSettings, changed, "calltune.train(...)")
     if not resolved.model and loaded is None:
         raise InputError("no model was named", next_step='add model="smollm2-135m" for the built-in one')
     return train_settings(resolved, data, callback=callback, progress=progress, loaded=loaded)

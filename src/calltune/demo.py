@@ -32,8 +32,8 @@ from calltune.tasks.questions import Question, questions_of
 from calltune.train import train
 
 DEMO_SETTINGS = TrainSettings(
-    model="smollm2-135m", data="builtin:assistant", epochs=1, batch_size=16, num_layers=8, rank=16, scale=4.0,
-    keys=("all",), optimizer="muon", learning_rate=7e-3, warmup=0.1, steps_per_eval=0, steps_per_report=5,
+    model="smollm2-135m", data="builtin:assistant", epochs=1, batch_size=16, num_layers=12, rank=16, scale=4.0,
+    keys=("all",), optimizer="muon", learning_rate=5e-3, warmup=0.1, steps_per_eval=0, steps_per_report=5,
     val_batches=1,
 )  # fmt: skip
 QUICK_SIZES = (640, 16, 64)  # train, valid, test rows
