@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from calltune.errors import InputError, Problem
-from calltune.formats.hermes import HERMES
-from calltune.formats.pieces import Format, Kind, Piece, join
+import re
 
-FORMATS: dict[str, Format] = {HERMES.name: HERMES}
+from calltune.errors import InputError, Problem
+from calltune.formats.functiongemma import FUNCTIONGEMMA
+from calltune.formats.gemma4 import GEMMA4
+from calltune.formats.hermes import HERMES
+from calltune.formats.json_text import JSON
+from calltune.formats.llama3 import LLAMA3
+from calltune.formats.mistral import MISTRAL, MISTRAL_LIST
+from calltune.formats.pieces import Format, Kind, Piece, join
+from calltune.formats.python_hermes import PYTHON_HERMES
+from calltune.formats.pythonic import LFM2, LIST, PYTHONIC
+from calltune.formats.qwen3_coder import QWEN3_CODER
+
+# Where two formats open at the same place, the first one here is taken: the more special stand first.
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (QWEN3_CODER, PYTHON_HERMES, HERMES, MISTRAL_LIST, MISTRAL, GEMMA4, FUNCTIONGEMMA, LFM2, LLAMA3,
+                 PYTHONIC, JSON)
+}  # fmt: skip
+
+BARE = re.compile(LIST + r"|[\[{]")
 
 __all__ = ["FORMATS", "Format", "Kind", "Piece", "detect_format", "get_format", "join"]
 
@@ -20,5 +37,17 @@ def get_format(name: str) -> Format:
 
 
 def detect_format(text: str) -> Format:
-    """The format whose marker stands in the text; Hermes where none does (then it is content)."""
-    return next((f for f in FORMATS.values() if any(marker in text for marker in f.markers)), HERMES)
+    """The format whose mark comes first in the text, unless calls without marks read before it; Hermes where there is
+    neither (then it is content)."""
+    found = [
+        (match.start(), i)
+        for i, form in enumerate(FORMATS.values())
+        if form.opens and (match := form.opens.search(text))
+    ]
+    first = min(found) if found else (len(text), -1)
+    bare = BARE.search(text, 0, first[0])
+    for form in (PYTHONIC, JSON) if bare else ():
+        reply = form.parse(text)
+        if reply.calls and (not found or not reply.errors):
+            return form
+    return list(FORMATS.values())[first[1]] if found else HERMES
