@@ -283,8 +283,8 @@ FRAME = re.compile(
     r"<\|channel>thought|<channel\|>|</?(?:think|tool_call)>|<\|?/?\w+\|?>|</?(?:function|parameter)=?|\[/?(?:TOOL_CALLS|ARGS|THINK|CALL_ID)\]|"
     r"call:|```(?:json|tool_call|tool_use|python)?|\\u003c|<\|tool_call>|<tool_call\|>"
 )
-FRAME_WORDS = {"name", "arguments", "parameters", "function", "type", "id", "thought", "channel", "None", "True", "true",
-               "null", "False", "false"}  # fmt: skip
+FRAME_WORDS = {"name", "arguments", "parameters", "function", "type", "id", "thought", "channel", "json", "None",
+               "True", "true", "null", "False", "false"}  # fmt: skip
 
 
 def mutate(rng: random.Random, text: str) -> str:

@@ -76,10 +76,10 @@ def _result(line: bytes, form: str, thinking_open: bool) -> str:
         problem = Problem("no_raw_output", shorten(raw), "an object with the text `raw_output`", "/raw_output")
         raise InputError("bad line", problems=[problem])
     parser = detect_format(raw) if form == "auto" else get_format(form)
-    reply = parser.parse(raw, thinking_open=thinking_open)
+    tools = read_tools(value["tools"]) if value.get("tools") is not None else ()
+    reply = parser.parse(raw, thinking_open=thinking_open, tools=tools)
     errors = list(reply.errors)
     if value.get("tools") is not None:
-        tools = read_tools(value["tools"])
         for i, call in enumerate(reply.calls):
             if not call.error:
                 errors += [str(problem) for problem in validate_call(call, tools, f"/calls/{i}")]
