@@ -30,6 +30,6 @@ def parse(text: str, *, thinking_open: bool = False, tools: Any = ()) -> Reply:
 
 
 FUNCTIONGEMMA = Format(
-    "functiongemma", write, parse, re.compile(re.escape(MARKS.open)), "FunctionGemma",
+    "functiongemma", write, parse, re.compile(re.escape(MARKS.open)), MARKS.open, "FunctionGemma",
     "https://ai.google.dev/gemma/docs/functiongemma/formatting-and-best-practices",
 )  # fmt: skip

@@ -194,6 +194,6 @@ def parse(text: str, *, thinking_open: bool = False, tools: Any = ()) -> Reply:
 
 
 GEMMA4 = Format(
-    "gemma4", write, parse, re.compile(re.escape(GEMMA4_MARKS.open)), "Gemma 4",
+    "gemma4", write, parse, re.compile(re.escape(GEMMA4_MARKS.open)), GEMMA4_MARKS.open, "Gemma 4",
     "the chat template of google/gemma-4 models",
 )  # fmt: skip

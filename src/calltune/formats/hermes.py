@@ -150,6 +150,6 @@ def _unbalanced(scan: Scan, start: int, close: int, error: str) -> int:
 
 
 HERMES = Format(
-    "hermes", write, parse, re.compile(re.escape(OPEN)), "Hermes 2 and 3, Qwen 2.5 and 3",
+    "hermes", write, parse, re.compile(re.escape(OPEN)), OPEN, "Hermes 2 and 3, Qwen 2.5 and 3",
     "https://github.com/NousResearch/Hermes-Function-Calling",
 )  # fmt: skip

@@ -97,4 +97,4 @@ def is_call(value: Any, alone: bool) -> bool:
     return named and (alone or "arguments" in inner or "parameters" in inner)
 
 
-JSON = Format("json", write, parse, None, "models without marks of their own", "")
+JSON = Format("json", write, parse, None, "", "models without marks of their own", "")

@@ -30,6 +30,6 @@ def write(reply: Reply | Message) -> tuple[Piece, ...]:
 
 
 LLAMA3 = Format(
-    "llama3", write, json_text.parse, re.compile(r"<\|python_tag\|>\s*[\[{]"), "Llama 3.1 to 3.3",
+    "llama3", write, json_text.parse, re.compile(r"<\|python_tag\|>\s*[\[{]"), "<|python_tag|>", "Llama 3.1 to 3.3",
     "https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1/",
 )  # fmt: skip

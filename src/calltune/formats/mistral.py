@@ -88,10 +88,10 @@ def _span(scan: Scan, match: re.Match[str]) -> int:
 
 
 MISTRAL = Format(
-    "mistral", write, parse, re.compile(re.escape(OPEN)), "Mistral Small 3.2 and later, Ministral 3, Devstral",
+    "mistral", write, parse, re.compile(re.escape(OPEN)), OPEN, "Mistral Small 3.2 and later, Ministral 3, Devstral",
     "https://docs.mistral.ai/cookbooks/concept-deep-dive-tokenization-tool_calling",
 )  # fmt: skip
 MISTRAL_LIST = Format(
-    "mistral-list", write_list, parse, re.compile(re.escape(OPEN) + r"\s*\["), "Mistral 7B v0.3, Nemo, Small 3.1",
-    MISTRAL.source,
+    "mistral-list", write_list, parse, re.compile(re.escape(OPEN) + r"\s*\["), OPEN,
+    "Mistral 7B v0.3, Nemo, Small 3.1", MISTRAL.source,
 )  # fmt: skip

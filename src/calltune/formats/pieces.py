@@ -39,6 +39,7 @@ class Format:
     write: Callable[[Reply | Message], tuple[Piece, ...]]
     parse: Callable[..., Reply]
     opens: re.Pattern[str] | None
+    mark: str  # stands in every match of `opens`: a quick look before the pattern
     models: str = ""
     source: str = ""
 

@@ -22,6 +22,6 @@ def write(reply: Reply | Message) -> tuple[Piece, ...]:
 
 
 PYTHON_HERMES = Format(
-    "python-hermes", write, hermes.parse, re.compile(re.escape(hermes.OPEN) + r"\s*\{\s*'"),
+    "python-hermes", write, hermes.parse, re.compile(re.escape(hermes.OPEN) + r"\s*\{\s*'"), hermes.OPEN,
     "models tuned on such rows", "https://huggingface.co/datasets/Jofthomas/hermes-function-calling-thinking-V1",
 )  # fmt: skip

@@ -167,10 +167,10 @@ def _skip(text: str, position: int) -> int:
 
 
 PYTHONIC = Format(
-    "pythonic", write, parse, re.compile(r"<\|python_start\|>"), "Llama 3.2 and 4",
+    "pythonic", write, parse, re.compile(r"<\|python_start\|>"), "<|python_start|>", "Llama 3.2 and 4",
     "https://www.llama.com/docs/model-cards-and-prompt-formats/llama4/",
 )  # fmt: skip
 LFM2 = Format(
-    "lfm2", lambda reply: write(reply, (OPEN, CLOSE)), parse, re.compile(re.escape(OPEN)), "LFM2",
+    "lfm2", lambda reply: write(reply, (OPEN, CLOSE)), parse, re.compile(re.escape(OPEN)), OPEN, "LFM2",
     "https://huggingface.co/LiquidAI/LFM2-1.2B",
 )  # fmt: skip

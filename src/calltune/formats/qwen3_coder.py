@@ -149,6 +149,6 @@ def _guess(bare: str, text: str) -> Any:
 
 
 QWEN3_CODER = Format(
-    "qwen3-coder", write, parse, re.compile(rf"(?:{OPEN}\s*)?{FUNCTION}"), "Qwen3-Coder, Qwen3.5",
+    "qwen3-coder", write, parse, re.compile(rf"(?:{OPEN}\s*)?{FUNCTION}"), FUNCTION, "Qwen3-Coder, Qwen3.5",
     "https://huggingface.co/Qwen/Qwen3-Coder-30B-A3B-Instruct/blob/main/qwen3coder_tool_parser.py",
 )  # fmt: skip
