@@ -63,7 +63,9 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 CALLS = st.builds(ToolCall, NASTY.filter(bool), st.dictionaries(NASTY, VALUES, max_size=4))
-WORDS = NASTY.map(str.strip).filter(lambda text: "<" not in text)
+# Plans and content have no escapes: a mark in them is that mark, and JSON in the shape of a call is one.
+SAYS_MARK = re.compile(r"<|\[/?THINK\]|\[TOOL_CALLS\]|```|[\"']name[\"']|\[\s*\w+\(")
+WORDS = NASTY.map(str.strip).filter(lambda text: not SAYS_MARK.search(text))
 
 
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
@@ -179,6 +181,13 @@ def test_trap_t34_the_format_of_a_tuned_model_is_not_guessed_from_its_template()
     assert detect_format("Just words.").parse("Just words.").content == "Just words."
     code = 'Use {"name": "Bob", "age": 3} or [1, 2] or f(x).'
     assert detect_format(code).parse(code) == Reply(content=code, raw=code)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["a b", " a", "a ", "class", "a=b", "a:b", "", "é", "1", "a,b"])
+def test_names_of_arguments_that_are_no_identifiers(name, key):
+    call = ToolCall("f", {key or "-": "x", "z": {key: 1}})
+    assert FORMATS[name].parse(join(FORMATS[name].write(Reply(calls=(call,))))).calls == (call,)
 
 
 @pytest.mark.parametrize("name", PLAIN_NAMES)

@@ -21,6 +21,7 @@ from calltune.schema import Message, Reply, ToolCall
 
 OPEN, CLOSE = "<|tool_call_start|>", "<|tool_call_end|>"
 NAME = re.compile(r"[^\W\d][\w.\-]*")
+PLAIN = re.compile(r"[^\W\d]\w*")
 KEY = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)")
 HEAD = re.compile(r"\s*([^\W\d][\w.\-]*)\s*\(")
 LIST = r"\[\s*(?=[^\W\d][\w.\-]*\s*\()"
@@ -45,7 +46,7 @@ def write(reply: Reply | Message, marks: tuple[str, str] = ("", "")) -> tuple[Pi
 
 
 def _arguments_text(call: ToolCall) -> str:
-    plain = {key: value for key, value in call.arguments.items() if KEY.fullmatch(f"{key}=")}
+    plain = {key: value for key, value in call.arguments.items() if PLAIN.fullmatch(key)}
     if list(plain) != list(call.arguments)[: len(plain)]:
         plain = {}  # one mapping, so that the order stays
     other = {key: value for key, value in call.arguments.items() if key not in plain}
