@@ -91,3 +91,32 @@ def test_groups_give_the_same_replies(tmp_path, monkeypatch):
     monkeypatch.setattr("calltune.caller.BATCH_TOKENS", 40)
     parts = caller.batch(requests, max_tokens=5, on_reply=lambda i, reply: seen.append((i, reply)))
     assert parts == whole and dict(seen) == dict(enumerate(whole))
+
+
+def test_the_tools_prefix_is_computed_once_and_kept(model, monkeypatch, tmp_path):
+    """In memory over requests and over other tools in between, on disk for the next process."""
+    from calltune.engine import decode
+
+    monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path))
+    widths = []
+    run = decode.run_body
+    monkeypatch.setattr(decode, "run_body", lambda *a: widths.append(a[1].shape[1]) or run(*a))
+
+    def longest(caller, text, tools):
+        widths.clear()
+        reply = caller(text, tools, max_tokens=4)
+        return max(widths), reply.raw
+
+    caller = load(model, keep_prefixes=True)
+    first, raw = longest(caller, "Hello", TOOLS)
+    other = longest(caller, "Hello", TOOLS[:1])[0]
+    second = longest(caller, "Good morning.", TOOLS)[0]
+    assert second < first / 4 and second < other / 4
+    assert raw == load(model)("Hello", TOOLS, max_tokens=4).raw
+    files = list((tmp_path / "prefixes").glob("*.safetensors"))
+    assert len(files) == 2
+    again, same = longest(load(model, keep_prefixes=True), "Hello", TOOLS)
+    assert again < first / 4 and same == raw
+    for file in files:
+        file.write_bytes(b"half a file")
+    assert longest(load(model, keep_prefixes=True), "Hello", TOOLS) == (first, raw)

@@ -16,12 +16,16 @@ from calltune.cli import main
 def answers(monkeypatch):
     """Makes every model answer the given texts in turn: what the commands do with a reply is what is tested."""
     import calltune.caller
+    from calltune.engine.decode import Generated
 
     def use(*texts: str):
         left = list(texts)
 
-        def generate(decoder, prompt, *, max_tokens=512, sampling=None):
-            return iter(decoder.test_tokenizer.encode(left.pop(0)))
+        def generate(decoder, prompt, *, max_tokens=512, sampling=None, guide=None, on_done=None):
+            ids = decoder.test_tokenizer.encode(left.pop(0))
+            yield from ids
+            if on_done:
+                on_done(Generated(tuple(ids), len(ids) >= max_tokens))
 
         real = calltune.caller.make_caller
 

@@ -129,3 +129,17 @@ def test_a_base_model_has_no_rows_and_no_base(caller):
         evaluate(caller)
     with pytest.raises(InputError, match="needs a run"):
         evaluate(caller, weather_rows(1), baseline="base")
+
+
+def test_free_and_constrained_answers_are_both_reported(caller, tmp_path):
+    rows = weather_rows(6, no_call=0)
+    report = evaluate(caller, rows, decoding="both", out=tmp_path, max_tokens=40)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["before"] is not None and found["after"] is not None
+    assert any("decoding freely" in text for text in report.method)
+    free = evaluate(caller, rows, max_tokens=40)
+    assert free.before is None and free.after == report.before
+    bound = evaluate(caller, rows, decoding="constrained", max_tokens=40)
+    assert bound.after == report.after
+    with pytest.raises(InputError, match="two comparisons"):
+        evaluate(caller, rows, decoding="both", baseline="base")

@@ -1,17 +1,13 @@
 """Wire formats: what is written is read back, and nothing that a model writes raises or gets lost."""
 
 import json
-import random
-import re
 import time
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calltune.errors import InputError
-from calltune.formats import FORMATS, detect_format, get_format, join
+from calltune.formats import join
 from calltune.formats.hermes import HermesStyle, parse, write
 from calltune.formats.literals import MAX_DEPTH, read_value
 from calltune.schema import Message, Reply, ToolCall
@@ -56,46 +52,6 @@ def test_content_stands_between_the_plan_and_the_calls_and_a_message_writes_like
 def test_style_is_the_templates_own():
     style = HermesStyle(think_close="\n</think>\n\n")
     assert join(write(Reply(thinking="P", calls=(CALL,)), style)) == f"<think>\nP\n</think>\n\n{TEXT}"
-
-
-NASTY_LINES = r"""</tool_call>
-<tool_call>
-<think>
-</think>
-it's
-a "quoted" word
-{
-}}
-]
-\
-\n
-'
-"
-None
-{'a': 1}
-{"name": "x"}
-naïve 東京 😀
-"""
-NASTY = st.one_of(
-    st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
-    st.sampled_from(["a\nb", "\u2028", *NASTY_LINES.split("\n")]),
-)
-NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-VALUES = st.recursive(
-    st.one_of(NASTY, NUMBERS, st.booleans(), st.none()),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NASTY, inner, max_size=3)),
-    max_leaves=8,
-)
-CALLS = st.builds(ToolCall, NASTY.filter(bool), st.dictionaries(NASTY, VALUES, max_size=4))
-WORDS = NASTY.map(str.strip).filter(lambda text: "<" not in text)
-
-
-@pytest.mark.parametrize("name", list(FORMATS))
-@settings(max_examples=300, deadline=None)
-@given(reply=st.builds(Reply, st.none() | WORDS, st.lists(CALLS, max_size=3).map(tuple), WORDS))
-def test_what_is_written_is_read_back(name, reply):
-    form = FORMATS[name]
-    assert replace(form.parse(join(form.write(reply))), raw="") == reply
 
 
 # --- reading
@@ -274,65 +230,10 @@ def test_nesting_up_to_the_limit_is_read():
 
 
 FRAGMENTS = [
-    *[
-        "<think>",
-        "</think>",
-        "<tool_call>",
-        "</tool_call>",
-        "{",
-        "}",
-        "[",
-        "]",
-        '"',
-        "'",
-        ",",
-        ":",
-        "\n",
-        " ",
-    ],
+    *["<think>", "</think>", "<tool_call>", "</tool_call>", "{", "}", "[", "]", '"', "'", ",", ":", "\n", " "],
     *['"name"', "name", '"arguments": ', "'parameters': ", "None", "true", "word", "it's", "7", "é"],
     '{"name": "f"}',
 ]
-FRAME_WORDS = {"name", "arguments", "parameters", "None", "True", "true", "null", "think", "tool_call"}
-
-
-def mutate(rng: random.Random, text: str) -> str:
-    for _ in range(rng.randint(1, 6)):
-        i, j = sorted(rng.randrange(len(text) + 1) for _ in range(2))
-        j = min(j, i + 12)
-        match rng.randrange(4):
-            case 0:
-                text = text[:i] + text[j:]
-            case 1:
-                text = text[:i] + rng.choice(FRAGMENTS) + text[i:]
-            case 2:
-                text = text[:j] + text[i:]
-            case 3:
-                text = text[:i] + text[j:] + text[i:j]
-    return text
-
-
-@pytest.mark.parametrize("opened", [False, True])
-def test_fuzz_3000_mutated_outputs_raise_nothing_and_lose_nothing(opened):
-    """Every word of the text that is no marker or key is in the plan, the content, a call or its raw text."""
-    rng = random.Random(7)
-    for seed in range(1500):
-        calls = tuple(
-            ToolCall(f"tool{k}", {f"key{k}": f"value{k} it's", "list": [f"item{k}", None, True]})
-            for k in range(rng.randint(0, 3))
-        )
-        text = join(write(Reply("first plan", calls, rng.choice(["", "Some content here."]))))
-        if rng.random() < 0.4 and calls:
-            text += wrap(repr(calls[0].to_dict()))
-        text = mutate(rng, text)
-        reply = parse(text, thinking_open=opened)
-        parts = [reply.thinking or "", reply.content]
-        parts += [c.raw if c.raw is not None else f"{c.name} {c.arguments}" for c in reply.calls]
-        kept = "\n".join(parts)
-        words = re.findall(r"[^\W\d_]\w*", re.sub(r"</?(?:think|tool_call)>", " ", text))
-        lost = [word for word in words if word not in FRAME_WORDS and word not in kept]
-        assert not lost, (seed, text, reply)
-        assert all(call.error is None or call.raw is not None for call in reply.calls)
 
 
 @settings(max_examples=300, deadline=None)
@@ -341,21 +242,6 @@ def test_any_text_gives_a_reply(text, opened):
     reply = parse(text, thinking_open=opened)
     assert reply.raw == text
     assert bool(reply.errors) >= any(call.error for call in reply.calls)
-
-
-def test_10_000_outputs_of_500_characters_are_parsed_within_the_time_allowed():
-    text = join(write(Reply("plan " * 40, (ToolCall("f", {"text": "word " * 20}),) * 2)))
-    assert 480 < len(text) < 640
-    start = time.perf_counter()
-    for _ in range(2000):
-        parse(text)
-    assert time.perf_counter() - start < 2  # 10,000 in 2 s is the aim (bench); the machine is shared
-
-
-def test_formats_by_name_and_by_marker():
-    assert get_format("hermes") is detect_format(TEXT)
-    with pytest.raises(InputError, match="no format named xml"):
-        get_format("xml")
 
 
 PYTHON_VALUES = st.recursive(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from calltune._version import __version__
-from calltune.caller import Caller
-from calltune.platform.paths import atomic_write, check_writable, sha256_file
+from calltune.caller import Caller, identity
+from calltune.grammar import Rules
+from calltune.platform.paths import atomic_write, check_writable
 from calltune.progress import Progress, Silent
 from calltune.report import Answer
 from calltune.schema import Reply
@@ -31,11 +33,13 @@ def answer_all(
     batch_size: int = 32,
     progress: Progress | None = None,
     kept: AnswerFile | None = None,
+    rules: Rules | None = None,
 ) -> list[Answer]:
-    """A scored reply to every question, in order (greedy, so the same every time). `kept` holds those of an
+    """A scored reply to every question, in order (greedy, so the same every time; bound to the offered tools with
+    `rules`). `kept` holds those of an
     interrupted run, which are not asked again, and is given the others as they come."""
     progress = progress or Silent()
-    replies = kept.open(caller, questions, max_tokens) if kept else {}
+    replies = kept.open(caller, questions, max_tokens, rules) if kept else {}
     todo = [q for q in questions if q.id not in replies]
     if replies:
         progress.say(f"{name}: {len(replies)} of {len(questions)} were there already")
@@ -50,7 +54,7 @@ def answer_all(
 
     try:
         requests = [(q.messages, q.tools) for q in todo]
-        made = caller.batch(requests, max_tokens=max_tokens, batch_size=batch_size, on_reply=done)
+        made = caller.batch(requests, max_tokens=max_tokens, batch_size=batch_size, rules=rules, on_reply=done)
         replies |= {q.id: reply for q, reply in zip(todo, made, strict=True)}
         if kept:
             kept.finish(questions, [replies[q.id] for q in questions])
@@ -66,7 +70,7 @@ def prediction(question: Question, reply: Reply) -> dict[str, Any]:
     return {
         "id": question.id, "category": question.category, "calls": readable_calls(reply),
         "errors": list(reply.errors), "thinking": reply.thinking, "content": reply.content, "raw": reply.raw,
-        "truncated": reply.truncated,
+        "truncated": reply.truncated, **({"notes": list(reply.notes)} if reply.notes else {}),
     }  # fmt: skip
 
 
@@ -100,16 +104,27 @@ class AnswerFile:
         self.file: IO[str] | None = None
         self.finished = False
 
-    def open(self, caller: Caller, questions: Sequence[Question], max_tokens: int) -> dict[str, Reply]:
+    def open(
+        self, caller: Caller, questions: Sequence[Question], max_tokens: int, rules: Rules | None = None
+    ) -> dict[str, Reply]:
         """The replies that an interrupted run left; the file is open for more. Raises InputError: disk."""
         check_writable(self.path.parent)
-        state = {"key": answer_key(caller, max_tokens), "questions": {q.id: question_hash(q) for q in questions}}
+        state = {
+            "key": answer_key(caller, max_tokens, rules),
+            "questions": {q.id: question_hash(q) for q in questions},
+        }
         rows = self._left(state)
         # Written anew: the last line of a killed run may be half a line. Before the state, which tells what it holds.
         atomic_write(self.part, "".join(map(_line, rows.values())))
         atomic_write(self.state, json.dumps(state, indent=1) + "\n")
         self.file = self.part.open("a", encoding="utf-8")
-        return {id: caller.parse_text(row["raw"], row["truncated"]) for id, row in rows.items()}
+        tools = {q.id: q.tools for q in questions}
+        return {
+            id: replace(
+                caller.parse_text(row["raw"], row["truncated"], tools=tools[id]), notes=tuple(row.get("notes", ()))
+            )
+            for id, row in rows.items()
+        }
 
     def _left(self, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """The rows of the questions that are asked again in the same way."""
@@ -158,14 +173,9 @@ class AnswerFile:
             self.file = None
 
 
-def answer_key(caller: Caller, max_tokens: int) -> dict[str, Any]:
+def answer_key(caller: Caller, max_tokens: int, rules: Rules | None = None) -> dict[str, Any]:
     """Everything that decides the answers apart from the questions, as JSON."""
-    loaded = caller.loaded
-    weights = sorted(path for path in loaded.folder.glob("*.safetensors"))
-    adapter = caller.run.folder / "adapters.safetensors" if caller.run else None
-    return {
-        "calltune": __version__, "model": loaded.name, "dtype": loaded.dtype, "max_tokens": max_tokens,
-        "weights": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights],
-        "adapter": sha256_file(adapter) if adapter else None,
-        "template": caller.template.hash,
+    return identity(caller) | {
+        "calltune": __version__, "max_tokens": max_tokens, "template": caller.template.hash,
+        "rules": [rules.choice, rules.parallel] if rules else None,
     }  # fmt: skip

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from calltune.engine.adapter import read_adapter
-from calltune.engine.decode import Decoder, Generated, Sampling, generate_batch, generate_stream
+from calltune.engine.decode import Decoder, Generated, Sampling, generate_batch, generate_stream, use_prefix
+from calltune.engine.kept import Kept
 from calltune.engine.load import Dtype, LoadedModel
 from calltune.engine.load import load as load_model
 from calltune.errors import InputError
 from calltune.formats import get_format
 from calltune.functions import tools_from
+from calltune.grammar import Grammar, Rules, check_loose, grammar_of
+from calltune.guide import Guide
+from calltune.platform.paths import cache_dir, sha256_file
 from calltune.render import prompt_ids
 from calltune.runs import Run, is_run, read_run
 from calltune.schema import Message, Reply, Tool
 from calltune.template import Template, choose_template
 
 BATCH_TOKENS = 32_768  # of prompts side by side: 32 of a thousand tokens
+KEPT_GRAMMARS = 64
+OTHER = "\u2042"  # a request that no other begins like
 Request = tuple[Sequence[Message], Sequence[Tool]]
 
 
@@ -31,6 +38,7 @@ class Caller:
     template: Template
     decoder: Decoder
     run: Run | None = None
+    kept: dict[Any, tuple[Grammar, tuple[Tool, ...]]] = field(default_factory=dict)  # grammars of the last tools
 
     def __call__(
         self,
@@ -40,14 +48,21 @@ class Caller:
         max_tokens: int = 512,
         sampling: Sampling | None = None,
         open_thinking: bool = False,
+        rules: Rules | None = None,
     ) -> Reply:
         """One reply to a text or to messages. `tools` is whatever `calltune.tools_from` reads (None: those that
-        the run was trained on); `open_thinking` writes the opening `<think>` for the model."""
+        the run was trained on); `open_thinking` writes the opening `<think>` for the model. With `rules`, only calls
+        that fit the tools' schemas can come. Raises InputError: rules that the tools do not allow."""
         messages = (Message("user", request),) if isinstance(request, str) else tuple(request)
         offered = self.tools if tools is None else as_tools(tools)
         ids = prompt_ids(messages, offered, self.template, self.loaded.tokenizer, open_thinking=open_thinking)
-        made = list(generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling))
-        return self.parse(Generated(tuple(made), len(made) >= max_tokens), open_thinking)
+        grammar = self.grammar(offered, rules, open_thinking)
+        self._share(messages, offered, ids)
+        made: list[Generated] = []
+        stream = generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling,
+                                 guide=self._guide(grammar), on_done=made.append)  # fmt: skip
+        list(stream)
+        return self.parse(made[0], open_thinking, offered, grammar)
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -61,21 +76,25 @@ class Caller:
         max_tokens: int = 256,
         batch_size: int = 32,
         sampling: Sampling | None = None,
+        rules: Rules | None = None,
         on_reply: Callable[[int, Reply], None] | None = None,
     ) -> list[Reply]:
         """Replies to many requests, in their order; prompts that start alike share that work. Long prompts run in
         smaller batches than `batch_size`, as memory grows with a batch's tokens."""
         prompts = self._prompts(requests)
+        grammars = self._grammars(requests, rules)
         replies: dict[int, Reply] = {}
         for group, size in groups_of(prompts, batch_size):
 
             def done(index: int, generated: Generated, group: Sequence[int] = group) -> None:
-                replies[group[index]] = self.parse(generated)
+                i = group[index]
+                replies[i] = self.parse(generated, False, requests[i][1], grammars[i])
                 if on_reply:
                     on_reply(group[index], replies[group[index]])
 
             generate_batch(self.decoder, [prompts[i] for i in group], max_tokens=max_tokens, batch_size=size,
-                           sampling=sampling, on_done=done)  # fmt: skip
+                           sampling=sampling, guides=[self._guide(grammars[i]) for i in group],
+                           on_done=done)  # fmt: skip
         return [replies[i] for i in range(len(requests))]
 
     def lengths(self, requests: Sequence[Request]) -> list[int]:
@@ -87,13 +106,18 @@ class Caller:
 
     def stream(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, max_tokens: int = 512,
-        sampling: Sampling | None = None,
+        sampling: Sampling | None = None, rules: Rules | None = None,
+        on_done: Callable[[Generated], None] | None = None,
     ) -> Iterator[str]:  # fmt: skip
-        """The raw text of a reply, piece by piece."""
+        """The raw text of a reply, piece by piece; `on_done` is told the whole, for `parse`."""
         ids = prompt_ids(messages, tools, self.template, self.loaded.tokenizer)
+        guide = self._guide(self.grammar(tools, rules))
+        self._share(messages, tools, ids)
         made: list[int] = []
         shown = text = ""
-        for token in generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling):
+        for token in generate_stream(
+            self.decoder, ids, max_tokens=max_tokens, sampling=sampling, guide=guide, on_done=on_done
+        ):
             made.append(token)
             text = self.loaded.tokenizer.decode(made)
             if not text.endswith("\ufffd"):  # a character that is not whole yet
@@ -102,13 +126,50 @@ class Caller:
         if text != shown:  # it never became whole
             yield text[len(shown) :]
 
-    def parse(self, generated: Generated, open_thinking: bool = False) -> Reply:
-        """What was generated as a reply; `raw` is the text as it was written."""
-        return self.parse_text(self.loaded.tokenizer.decode(generated.ids), generated.truncated, open_thinking)
+    def grammar(self, tools: Sequence[Tool], rules: Rules | None, open_thinking: bool = False) -> Grammar | None:
+        """What replies to a request with these tools are bound to; None without rules. Raises InputError."""
+        if rules is None:
+            return None
+        key = (tuple(map(id, tools)), rules, open_thinking)
+        found = self.kept.get(key)
+        if found is None:
+            made = grammar_of(tools, rules, self.template, self.loaded.tokenizer, open_thinking=open_thinking)
+            found = self.kept[key] = (made, tuple(tools))  # with the tools, so that their ids stay
+            while len(self.kept) > KEPT_GRAMMARS:
+                del self.kept[next(iter(self.kept))]
+        return found[0]
 
-    def parse_text(self, text: str, truncated: bool = False, open_thinking: bool = False) -> Reply:
+    def _grammars(self, requests: Sequence[Request], rules: Rules | None) -> list[Grammar | None]:
+        return [self.grammar(tools, rules) for _, tools in requests]
+
+    def _guide(self, grammar: Grammar | None) -> Guide | None:
+        return Guide(grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
+
+    def _share(self, messages: Sequence[Message], tools: Sequence[Tool], ids: Sequence[int]) -> None:
+        """Have the part of a prompt in the cache that every request with these tools begins with: up to where the
+        prompt of another request differs."""
+        system = tuple(messages[:1]) if messages and messages[0].role == "system" else ()
+        other = prompt_ids((*system, Message("user", OTHER)), tools, self.template, self.loaded.tokenizer)
+        length = next((i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), len(other))
+        use_prefix(self.decoder, ids[: min(length, len(ids) - 1)])
+
+    def parse(
+        self,
+        generated: Generated,
+        open_thinking: bool = False,
+        tools: Sequence[Tool] = (),
+        grammar: Grammar | None = None,
+    ) -> Reply:
+        """What was generated as a reply; `raw` is the text as it was written."""
+        text = self.loaded.tokenizer.decode(generated.ids)
+        reply = self.parse_text(text, generated.truncated, open_thinking, tools)
+        return replace(reply, notes=check_loose(reply, grammar, tools)) if grammar else reply
+
+    def parse_text(
+        self, text: str, truncated: bool = False, open_thinking: bool = False, tools: Sequence[Tool] = ()
+    ) -> Reply:
         """A reply's text, as `stream` gives it, as a reply."""
-        reply = get_format(self.template.format).parse(text, thinking_open=open_thinking)
+        reply = get_format(self.template.format).parse(text, thinking_open=open_thinking, tools=tools)
         return replace(reply, truncated=truncated)
 
 
@@ -129,18 +190,35 @@ def groups_of(prompts: Sequence[Sequence[int]], batch_size: int) -> list[tuple[l
     return [(groups[size], size) for size in sorted(groups, reverse=True)]
 
 
-def load(name: str | Path | Run, *, dtype: Dtype = "auto", think: bool = True) -> Caller:
-    """A run (template, format and adapter come with it) or a base model, ready to call. Raises InputError."""
+def load(name: str | Path | Run, *, dtype: Dtype = "auto", think: bool = True, keep_prefixes: bool = False) -> Caller:
+    """A run (template, format and adapter come with it) or a base model, ready to call. `keep_prefixes`: the work on
+    the tools' part of prompts is kept on disk for the next process. Raises InputError."""
     run = name if isinstance(name, Run) else None
     if not isinstance(name, Run):
         run = find_run(name)
     if run is None:
         loaded = load_model(str(name), dtype)
-        return make_caller(loaded, choose_template(loaded.tokenizer, think=think))
-    recorded = run.record["model"]["dtype"]
-    loaded = load_model(run.base, dtype if dtype != "auto" or recorded != "quantized" else "quantized")
-    read_adapter(loaded.model, run.folder)
-    return make_caller(loaded, run.template, run)
+        caller = make_caller(loaded, choose_template(loaded.tokenizer, think=think))
+    else:
+        recorded = run.record["model"]["dtype"]
+        loaded = load_model(run.base, dtype if dtype != "auto" or recorded != "quantized" else "quantized")
+        read_adapter(loaded.model, run.folder)
+        caller = make_caller(loaded, run.template, run)
+    if keep_prefixes:
+        caller.decoder.kept = Kept(cache_dir() / "prefixes", json.dumps(identity(caller), sort_keys=True))
+    return caller
+
+
+def identity(caller: Caller) -> dict[str, Any]:
+    """What decides a model's numbers: its weights, adapter and precision, as JSON."""
+    loaded = caller.loaded
+    weights = sorted(path for path in loaded.folder.glob("*.safetensors"))
+    adapter = caller.run.folder / "adapters.safetensors" if caller.run else None
+    return {
+        "model": loaded.name, "dtype": loaded.dtype,
+        "weights": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights],
+        "adapter": sha256_file(adapter) if adapter else None,
+    }  # fmt: skip
 
 
 def find_run(name: str | Path) -> Run | None:

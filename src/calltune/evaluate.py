@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from calltune.answers import AnswerFile, answer_all
 from calltune.caller import Caller, find_run, load, make_caller
@@ -16,6 +16,7 @@ from calltune.data.sources import sources_of
 from calltune.engine.load import Dtype
 from calltune.engine.load import load as load_model
 from calltune.errors import InputError
+from calltune.grammar import Rules
 from calltune.progress import Progress, Silent
 from calltune.report import Answer, Report, write_report
 from calltune.report_facts import Clock, data_facts, make_report, method_of, too_long
@@ -39,6 +40,7 @@ def evaluate(
     max_tokens: int = 256,
     batch_size: int = 32,
     dtype: Dtype = "auto",
+    decoding: Literal["free", "constrained", "both"] = "free",
     progress: Progress | None = None,
     command: str = "",
 ) -> Report:
@@ -46,14 +48,18 @@ def evaluate(
 
     `rows` is whatever `calltune.read` reads; of a source with parts, the test part. `suite="bfcl:CATEGORY"` asks a
     benchmark instead, whose files `benchmark` may name. `baseline` answers the same cases first: `"base"` is the
-    run's own model without the adapter, `"few-shot"` that model after worked examples. With `out`, the answers are
+    run's own model without the adapter, `"few-shot"` that model after worked examples. `decoding="constrained"` lets
+    only calls that fit the offered tools come, `"both"` answers freely first. With `out`, the answers are
     kept there as they come, so that an interrupted call goes on when it is made again; the report and
     predictions.jsonl replace those of an earlier evaluation when all is done. Raises InputError.
     """
     progress, clock = progress or Silent(), Clock.start()
     run, folder = _run_of(model), Path(out) if out is not None else None
     questions = load_questions(suite, rows, run, limit, benchmark)
-    asked: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress}
+    if decoding == "both" and baseline is not None:
+        raise InputError("decoding='both' and a baseline are two comparisons", next_step="leave one of them out")
+    rules = None if decoding == "free" else Rules()
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress, "rules": rules}
     started = time.perf_counter()
     files = (
         [AnswerFile(folder / name) for name in ("predictions.before.jsonl", "predictions.jsonl")] if folder else []
@@ -64,13 +70,17 @@ def evaluate(
         asked |= {"name": "answers of baseline", "kept": files[0] if files else None}
         before = answers_before(baseline, model, run, questions, dtype, **asked)
     caller = model if isinstance(model, Caller) else load(run or str(model), dtype=dtype)
+    if decoding == "both":
+        free = asked | {"name": "free answers", "rules": None, "kept": files[0] if files else None}
+        before = answer_all(caller, questions, **free)
     after = answer_all(caller, questions, **asked | {"name": "answers", "kept": files[1] if files else None})
     clock.evaluation = time.perf_counter() - started
     lengths = caller.lengths([(q.messages, q.tools) for q in questions])
+    method = method_of(max_tokens, rows, baseline, suite, decoding)
     report = make_report(
         f"{_title(caller)} on {_asked(suite, questions)}", caller,
         make_cases(questions, after, before, lengths, Trained.of(run)),
-        clock=clock, method=(*method_of(max_tokens, rows, baseline, suite), *too_long(caller, lengths, max_tokens)),
+        clock=clock, method=(*method, *too_long(caller, lengths, max_tokens)),
         command=command,
         data=suite_facts(suite, questions) if is_benchmark(suite) else data_facts(rows, run, suite),
     )  # fmt: skip

@@ -62,12 +62,20 @@ def make_report(
     )  # fmt: skip
 
 
-def method_of(max_tokens: int, rows: Any, baseline: Any, suite: str | None = None) -> tuple[str, ...]:
+def method_of(
+    max_tokens: int, rows: Any, baseline: Any, suite: str | None = None, decoding: str = "free"
+) -> tuple[str, ...]:
     said = list(SUITE_NOTES) if is_benchmark(suite) else [WALKTHROUGH_NOTE] if suite == WALKTHROUGH else (
         [] if rows is not None else ["The rows were held out when the run was trained."])  # fmt: skip
     if baseline is not None:
         words = {"base": "the same model without the adapter", FEW_SHOT: "the base model after three worked examples"}
         said.append(f"Before: {words.get(str(baseline), baseline)}.")
+    if decoding != "free":
+        said.append(
+            "Answers are constrained: after a free plan, only offered tools and arguments that fit their schemas."
+        )
+    if decoding == "both":
+        said.append("Before: the same model, decoding freely.")
     return (*said, f"Answers are greedy (no sampling) and may be {max_tokens} tokens long.", *environment_note())
 
 

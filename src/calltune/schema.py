@@ -140,7 +140,7 @@ class Reply:
     """What a model answered: its plan, its calls and its text. `raw` is the text as generated.
 
     `errors` says what could not be read; nothing of `raw` is ever lost. `truncated`: the token limit
-    ended it, not the model.
+    ended it, not the model. `notes` say what decoding could not enforce of the tools' schemas.
     """
 
     thinking: str | None = None
@@ -149,6 +149,7 @@ class Reply:
     raw: str = ""
     errors: tuple[str, ...] = ()
     truncated: bool = False
+    notes: tuple[str, ...] = ()
 
     def to_message(self) -> Message:
         return Message("assistant", self.content, self.thinking, tuple(c for c in self.calls if not c.error))

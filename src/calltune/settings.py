@@ -125,6 +125,8 @@ class EvalSettings:
     max_tokens: int = _help("longest reply in tokens", 256, low=1)
     batch_size: int = _help("replies made side by side", 32, low=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16", "quantized"] = _help("precision of the base", "auto")
+    decoding: Literal["free", "constrained", "both"] = _help(
+        "constrained: only calls that fit their tools; both: free first, as 'before'", "free")  # fmt: skip
 
     def __post_init__(self) -> None:
         _check_ranges(self, "eval")

@@ -17,7 +17,8 @@ from typing import Any
 
 from calltune.errors import InputError
 from calltune.formats import Piece, get_format, hermes, join
-from calltune.formats.hermes import CLOSE, END_THINK, HERMES, OPEN, THINK, HermesStyle
+from calltune.formats.hermes import CLOSE, HERMES, OPEN, HermesStyle
+from calltune.formats.pieces import END_THINK, THINK
 from calltune.jinja_env import compile_template
 from calltune.schema import Message, Tool, ToolCall
 from calltune.tokenizer import Tokenizer

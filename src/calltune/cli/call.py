@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from calltune.cli.replying import (
@@ -16,10 +17,12 @@ from calltune.cli.replying import (
     in_colour,
     message_of,
     offered,
+    printable,
     readable,
     reply_errors,
     reply_lines,
     results_of,
+    rules_of,
     sampling_of,
 )
 from calltune.errors import InputError
@@ -30,6 +33,8 @@ EXAMPLE = """examples:
   calltune call demo/run "Set a timer for 5 minutes"
   calltune call runs/mine "a request" --tools my_tools.py --execute
   calltune call runs/mine "a request" --json
+  calltune call runs/mine "a request" --constrained
+  calltune call runs/mine "a request" --tool-choice order_status
 
 --json prints the OpenAI assistant message; with --execute {"messages": [...]}, all new messages of the exchange.
 --execute runs functions of a Python file only, and asks first (--yes: it does not)."""
@@ -66,19 +71,24 @@ def run(args: argparse.Namespace) -> int:
     if args.execute:
         check_executable(functions, found)
     tools = tuple(function.tool for function in functions)
-    caller = load(found or args.model)
+    rules = rules_of(args, functions)
+    caller = load(found or args.model, keep_prefixes=args.keep_prefix)
     messages: tuple[Message, ...] = (Message("user", args.text),)
     new: list[dict[str, Any]] = []
     for _ in range(ROUNDS):
         reply = caller(messages, tools, max_tokens=args.max_tokens, sampling=sampling,
-                       open_thinking=args.open_thinking)  # fmt: skip
+                       open_thinking=args.open_thinking, rules=rules)  # fmt: skip
         new.append(message_of(reply))
         _show(args, reply_lines(reply, dim=in_colour(sys.stdout)), reply_errors(reply, tools))
+        for note in reply.notes:
+            print(f"note: {printable(note)}", file=sys.stderr)
         results = _run_calls(args, readable(reply), functions)
         if not results:
             break
         new += [message.to_openai() for message in results]
         _show(args, [f"result: {message.content}" for message in results], [])
+        if rules is not None and rules.choice != "auto":
+            rules = replace(rules, choice="auto", named=False)  # the call that was asked for has been made
         messages = (*messages, reply.to_message(), *results)
     if args.json:
         print(json.dumps({"messages": new} if args.execute else new[0], ensure_ascii=False, indent=2))

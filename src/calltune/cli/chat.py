@@ -18,6 +18,7 @@ from calltune.cli.replying import (
     readable,
     reply_errors,
     results_of,
+    rules_of,
     sampling_of,
 )
 from calltune.cli.stream import Shown, Splitter
@@ -52,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
     found = find_run(args.model)
     functions = offered(args.tools, found)
-    caller = load(found or args.model)
-    session = Session(caller, functions, args.max_tokens, sampling, sys.stdin.isatty(), in_colour(sys.stdout))
+    rules = rules_of(args, functions)
+    caller = load(found or args.model, keep_prefixes=args.keep_prefix)
+    session = Session(caller, functions, args.max_tokens, sampling, sys.stdin.isatty(), in_colour(sys.stdout), rules)
     if session.interactive:
         names = ", ".join(function.name for function in functions)
         print(f"tools: {names}\n/new starts anew, /quit ends", file=sys.stderr)
@@ -90,6 +92,7 @@ class Session:
     sampling: Any
     interactive: bool
     colour: bool
+    rules: Any = None
     messages: list[Message] = field(default_factory=list)
 
     def answer(self, text: str) -> None:
@@ -111,18 +114,20 @@ class Session:
 
     def stream(self, messages: Sequence[Message]) -> Reply:
         tools = tuple(function.tool for function in self.functions)
-        splitter, text, pieces = Splitter(), "", 0
-        for piece in self.caller.stream(messages, tools, max_tokens=self.max_tokens, sampling=self.sampling):
-            text, pieces = text + piece, pieces + 1
+        splitter, made = Splitter(), list[Any]()
+        for piece in self.caller.stream(messages, tools, max_tokens=self.max_tokens, sampling=self.sampling,
+                                        rules=self.rules, on_done=made.append):  # fmt: skip
             self.show(splitter.feed(piece))
         self.show(splitter.close())
         if splitter.column:
             print()
-        reply: Reply = self.caller.parse_text(text, truncated=pieces >= self.max_tokens)
+        reply: Reply = self.caller.parse(made[0], False, tools, self.caller.grammar(tools, self.rules))
         for call in readable(reply):
             print(f"call: {printable(call_text(call))}", flush=True)
         for error in reply_errors(reply, tools):
             print(f"error: {error}", file=sys.stderr)
+        for note in reply.notes:
+            print(f"note: {printable(note)}", file=sys.stderr)
         return reply
 
     def show(self, parts: Sequence[Shown]) -> None:

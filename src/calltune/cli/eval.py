@@ -20,6 +20,7 @@ EXAMPLE = """examples:
   calltune eval runs/mine --baseline base
   calltune eval smollm2-135m --data test.jsonl --limit 50 --out before
   calltune eval runs/mine --suite bfcl:simple_python --limit 50 --baseline base
+  calltune eval runs/mine --decoding both
   calltune eval runs/mine --fail-under call_exact_match=0.9,no_call_accuracy=0.9
 
 Without --data the test rows are used that were held out when the run was trained. Written to --out (default:
@@ -53,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
     check_figures(settings.fail_under)  # before minutes are spent
     check_suite(settings)
+    if settings.decoding == "both" and settings.baseline is not None:
+        raise InputError("--decoding both compares free and constrained answers, --baseline other ones",
+                         next_step="leave one of them out")  # fmt: skip
     found = find_run(args.model)
     out = out_folder(settings, args.model, found)
     check_writable(out)
@@ -60,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
         report = evaluate(
             found or args.model, settings.data, suite=settings.suite, benchmark=settings.benchmark,
             baseline=settings.baseline, out=out, limit=settings.limit,
-            max_tokens=settings.max_tokens, batch_size=settings.batch_size, dtype=settings.dtype, progress=bars,
+            max_tokens=settings.max_tokens, batch_size=settings.batch_size, dtype=settings.dtype,
+            decoding=settings.decoding, progress=bars,
             command=shlex.join(["calltune", *sys.argv[1:]]) if sys.argv[1:2] == ["eval"] else "calltune eval",
         )  # fmt: skip
     if args.json:

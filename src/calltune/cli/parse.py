@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 from calltune.errors import InputError, Problem
-from calltune.formats import FORMATS, detect_format, get_format
+from calltune.formats import FORMATS, get_format, parse_any
 from calltune.formats.literals import read_json
 from calltune.schema import Reply, read_tools, shorten, validate_call
 
@@ -75,11 +75,11 @@ def _result(line: bytes, form: str, thinking_open: bool) -> str:
     if not isinstance(value, Mapping) or not isinstance(raw, str):
         problem = Problem("no_raw_output", shorten(raw), "an object with the text `raw_output`", "/raw_output")
         raise InputError("bad line", problems=[problem])
-    parser = detect_format(raw) if form == "auto" else get_format(form)
-    reply = parser.parse(raw, thinking_open=thinking_open)
+    parse = parse_any if form == "auto" else get_format(form).parse
+    tools = read_tools(value["tools"]) if value.get("tools") is not None else ()
+    reply = parse(raw, thinking_open=thinking_open, tools=tools)
     errors = list(reply.errors)
     if value.get("tools") is not None:
-        tools = read_tools(value["tools"])
         for i, call in enumerate(reply.calls):
             if not call.error:
                 errors += [str(problem) for problem in validate_call(call, tools, f"/calls/{i}")]

@@ -15,6 +15,7 @@ from calltune.schema import Message, Reply, Tool, ToolCall, validate_call
 
 if TYPE_CHECKING:
     from calltune.engine.decode import Sampling
+    from calltune.grammar import Rules
     from calltune.runs import Run
 
 BUILTIN = "builtin:assistant"
@@ -28,6 +29,24 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: the likeliest (default)")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample from this share (default: 1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default: 0)")
+    parser.add_argument("--constrained", action="store_true",
+                        help="only calls that fit the offered tools and their schemas can come")  # fmt: skip
+    parser.add_argument("--tool-choice", metavar="C",
+                        help="auto, none, required, or a tool's name (means --constrained)")  # fmt: skip
+    parser.add_argument("--one-call", action="store_true", help="at most one call (means --constrained)")
+    parser.add_argument("--keep-prefix", action="store_true",
+                        help="keep the work on the tools on disk, for the next command")  # fmt: skip
+
+
+def rules_of(args: argparse.Namespace, functions: Sequence[Function]) -> Rules | None:
+    """What the reply is bound to; None for free decoding. Raises InputError, before a model is loaded."""
+    if not (args.constrained or args.tool_choice or args.one_call):
+        return None
+    from calltune.grammar import Rules, offered_tools
+
+    rules = Rules.of(args.tool_choice or "auto", not args.one_call)
+    offered_tools([function.tool for function in functions], rules)
+    return rules
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

@@ -16,7 +16,7 @@ from typing import Any
 
 from calltune.data.messages import Reading, role_and_text, text_of
 from calltune.errors import Problem
-from calltune.formats import hermes
+from calltune.formats import pieces
 from calltune.formats.literals import is_whole_text, read_json, read_value
 from calltune.schema import Message, ToolCall, shorten
 
@@ -69,8 +69,8 @@ def _assistant(item: Mapping[str, Any], text: str, place: str, reading: Reading)
             reading.calls.append((where, call))
     key = next((k for k in THINKING_KEYS if item.get(k) is not None), None)
     thinking = text_of(item[key], f"{place}/{key}", reading) if key else None
-    if thinking is None and text.lstrip().startswith(hermes.THINK) and hermes.END_THINK in text:
-        plan, _, text = text.lstrip().removeprefix(hermes.THINK).partition(hermes.END_THINK)
+    if thinking is None and text.lstrip().startswith(pieces.THINK) and pieces.END_THINK in text:
+        plan, _, text = text.lstrip().removeprefix(pieces.THINK).partition(pieces.END_THINK)
         thinking, text = plan.strip(), text.strip()
     return Message("assistant", text, thinking, tuple(read))
 

@@ -9,40 +9,24 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.sample_utils import make_sampler
 
 from calltune.batching import MIN_PREFIX
 from calltune.engine.cpu import fast_cpu, is_fast
+from calltune.engine.kept import Kept
 from calltune.engine.parts import Parts, find_parts, run_body, run_head
-from calltune.engine.prefix import Decoding, Recorder, supports_sharing
+from calltune.engine.prefix import Decoding, Recorder, Slots, supports_sharing
+from calltune.engine.writing import Generated, Guide, Sampler, Sampling, Writing, choose
 
-Sampler = Callable[[mx.array], mx.array]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; temperature 0 takes the likeliest."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-
-    def sampler(self) -> Sampler:
-        if self.seed is not None:
-            mx.random.seed(self.seed)
-        if self.temperature == 0:
-            return lambda logits: mx.argmax(logits, axis=-1)
-        make: Sampler = make_sampler(temp=self.temperature, top_p=self.top_p, top_k=self.top_k)
-        return lambda logits: make(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Ids that the model wrote, the stop token left out. `truncated`: the limit ended it."""
-
-    ids: tuple[int, ...]
-    truncated: bool
+__all__ = [
+    "Decoder",
+    "Generated",
+    "Guide",
+    "Sampling",
+    "generate_batch",
+    "generate_stream",
+    "hold_prefix",
+    "use_prefix",
+]
 
 
 @dataclass(frozen=True)
@@ -71,6 +55,7 @@ class Decoder:
     sharing: bool = True
     prefix: tuple[int, ...] = ()
     keys_values: list[Any] = field(default_factory=list)
+    kept: Kept = field(default_factory=Kept)
     form: Form = FORMS[0]
 
     def __post_init__(self) -> None:
@@ -81,27 +66,30 @@ class Decoder:
         fitting = next((form for form in FORMS if _fits(self.model, self.parts, form)), None)
         self.sharing, self.form = fitting is not None, fitting or self.form
 
-    def caches(self, start: int, pads: mx.array) -> list[Decoding]:
+    def caches(self, start: int, slots: Slots) -> list[Decoding]:
         """New caches of every layer for rows after the kept prefix (`start` > 0) or after nothing."""
         assert self.parts is not None
         prefix = self.keys_values if start else [None] * len(self.parts.layers)
-        return _caches(prefix, pads, self.form)
+        return _caches(prefix, slots, self.form)
 
 
-def _caches(prefix: Sequence[Any], pads: mx.array, form: Form) -> list[Decoding]:
+def _caches(prefix: Sequence[Any], slots: Slots, form: Form) -> list[Decoding]:
     split = form.split and is_fast()
-    return [Decoding(pair, pads, split=split, grouped_mask=form.grouped_mask) for pair in prefix]
+    return [Decoding(pair, slots, split=split, grouped_mask=form.grouped_mask) for pair in prefix]
 
 
 def _fits(model: nn.Module, parts: Parts, form: Form, tolerance: float = 2e-2) -> bool:
     """Whether two rows, one of them padded, after a shared token have their plain logits in this form."""
-    rows = [[1, 2, 3, 4], [1, 5, 6]]
+    rows = [[1, 2, 3, 4], [1, 5, 6, 7]]
     try:
         with fast_cpu():
             shared = [Recorder() for _ in parts.layers]
             run_body(parts, mx.array([[1]]), shared)
-            caches = _caches([cache.keys_values for cache in shared], mx.array([0, 1]), form)
-            hidden = run_body(parts, mx.array([[2, 3, 4], [0, 5, 6]]), caches)
+            slots = Slots(2, 1)
+            caches = _caches([cache.keys_values for cache in shared], slots, form)
+            for ids, pads in (([[2, 3], [0, 5]], (0, 1)), ([[0, 4], [6, 7]], (1, 0))):
+                slots.extend(pads, 2)
+                hidden = run_body(parts, mx.array(ids), caches)
             ours = run_head(parts, hidden[:, -1:])[:, 0].astype(mx.float32)
         plain = mx.concatenate([model(mx.array([row]))[:, -1] for row in rows]).astype(mx.float32)
         worst = (mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item()
@@ -117,56 +105,57 @@ def generate_batch(
     max_tokens: int = 256,
     batch_size: int = 32,
     sampling: Sampling | None = None,
+    guides: Sequence[Guide | None] | None = None,
     on_done: Callable[[int, Generated], None] | None = None,
     fast: bool = True,
 ) -> list[Generated]:
     """A reply for each prompt, in the order of the prompts. `on_done(index, reply)` is called as they end.
 
-    Prompts run in batches of like length over the prefix that all of them share.
+    Prompts run in batches of like length over the prefix that all of them share. `guides` bind replies to a form.
     """
     sampler = (sampling or Sampling()).sampler()
     results: dict[int, Generated] = {}
     if not prompts:
         return []
+    guides = guides or [None] * len(prompts)
+    writing = [Writing(decoder.stop_ids, max_tokens, guide) for guide in guides]
 
-    def done(index: int, ids: list[int], truncated: bool) -> None:
-        results[index] = Generated(tuple(ids), truncated)
+    def done(index: int) -> None:
+        results[index] = writing[index].finish()
         if on_done:
             on_done(index, results[index])
 
     with fast_cpu(fast):
         if not decoder.sharing:
             for index, prompt in enumerate(prompts):
-                done(index, *_collect(_plain_stream(decoder, prompt, sampler), decoder.stop_ids, max_tokens))
+                for _ in _plain_stream(decoder, prompt, writing[index], sampler):
+                    pass
+                done(index)
             return [results[i] for i in range(len(prompts))]
         start = _share(decoder, prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for k in range(0, len(order), batch_size):
-            _run_batch(decoder, prompts, order[k : k + batch_size], start, sampler, max_tokens, done)
+            indices = order[k : k + batch_size]
+            _run_batch(decoder, prompts, indices, [writing[i] for i in indices], start, sampler, done)
     return [results[i] for i in range(len(prompts))]
 
 
 def generate_stream(
-    decoder: Decoder, prompt: Sequence[int], *, max_tokens: int = 512, sampling: Sampling | None = None
+    decoder: Decoder,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int = 512,
+    sampling: Sampling | None = None,
+    guide: Guide | None = None,
+    on_done: Callable[[Generated], None] | None = None,
 ) -> Iterator[int]:
-    """Ids one by one as they are made; the stop token ends it and is left out."""
+    """Ids one by one as they are made; the stop token ends it and is left out. `on_done` is told the whole."""
     sampler = (sampling or Sampling()).sampler()
-    stream = _shared_stream(decoder, prompt, sampler) if decoder.sharing else _plain_stream(decoder, prompt, sampler)
-    for count, token in enumerate(stream):
-        if token in decoder.stop_ids or count == max_tokens:
-            return
-        yield token
-
-
-def _collect(stream: Iterator[int], stop_ids: frozenset[int], limit: int) -> tuple[list[int], bool]:
-    ids: list[int] = []
-    for token in stream:
-        if token in stop_ids:
-            return ids, False
-        ids.append(token)
-        if len(ids) >= limit:
-            break
-    return ids, True
+    writing = Writing(decoder.stop_ids, max_tokens, guide)
+    stream = _shared_stream if decoder.sharing else _plain_stream
+    yield from stream(decoder, prompt, writing, sampler)
+    if on_done:
+        on_done(writing.finish())
 
 
 def _share(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> int:
@@ -183,81 +172,111 @@ def _share(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> int:
     return length
 
 
+def use_prefix(decoder: Decoder, prefix: Sequence[int]) -> None:
+    """Have a prefix in the decoder's cache for the next prompt, if that is worth it and not so already."""
+    if decoder.sharing and len(prefix) >= MIN_PREFIX and tuple(prefix) != decoder.prefix:
+        with fast_cpu():
+            hold_prefix(decoder, prefix)
+
+
 def hold_prefix(decoder: Decoder, prefix: Sequence[int]) -> None:
-    """Compute the keys and values of `prefix` and keep them; the ones kept before are let go."""
-    parts = decoder.parts
+    """Have the keys and values of `prefix`: those that were kept, else computed now and kept."""
+    parts, ids = decoder.parts, tuple(prefix)
     if parts is None or not decoder.sharing:
         return
-    caches = [Recorder() for _ in parts.layers]
-    run_body(parts, mx.array([list(prefix)]), caches)
-    decoder.keys_values = [cache.keys_values for cache in caches]
-    decoder.prefix = tuple(prefix)
-    mx.eval(decoder.keys_values)
+    found = decoder.kept.find(ids)
+    if found is None:
+        caches = [Recorder() for _ in parts.layers]
+        run_body(parts, mx.array([list(prefix)]), caches)
+        found = [cache.keys_values for cache in caches]
+        mx.eval(found)
+        decoder.kept.add(ids, found)
+    decoder.keys_values, decoder.prefix = found, ids
 
 
 def _run_batch(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
-    indices: list[int],
+    indices: Sequence[int],
+    writing: Sequence[Writing],
     start: int,
     sampler: Sampler,
-    max_tokens: int,
-    done: Callable[[int, list[int], bool], None],
+    done: Callable[[int], None],
 ) -> None:
-    """Prefill and decode one batch, padded on the left; rows leave as they end."""
+    """Prefill and decode one batch; rows leave as they end."""
     parts = decoder.parts
     assert parts is not None
-    bodies = [list(prompts[i][start:]) for i in indices]
-    width = max(map(len, bodies))
-    pads = mx.array([width - len(body) for body in bodies])
-    caches = decoder.caches(start, pads)
-    ids = mx.array([[0] * (width - len(body)) + body for body in bodies])
-    written: list[list[int]] = [[] for _ in indices]
-    alive = list(range(len(indices)))
+    slots = Slots(len(indices), start)
+    caches = decoder.caches(start, slots)
+    for index, w in zip(indices, writing, strict=True):
+        w.begin(prompts[index][start:])
+    alive, width = list(range(len(indices))), max(len(w.queue) for w in writing)
     while alive:
-        hidden = run_body(parts, ids, caches)[:, -1:]
-        tokens = sampler(run_head(parts, hidden)[:, -1]).tolist()
-        kept = []
-        for place, (row, token) in enumerate(zip(alive, tokens, strict=True)):
-            if token in decoder.stop_ids:
-                done(indices[row], written[row], False)
-                continue
-            written[row].append(token)
-            if len(written[row]) >= max_tokens:
-                done(indices[row], written[row], True)
-            else:
-                kept.append(place)
+        rows = [writing[i] for i in alive]
+        kept = [place for place, w in enumerate(rows) if not w.ended]
         if len(kept) < len(alive):
-            alive = [alive[place] for place in kept]
+            for place in set(range(len(alive))) - set(kept):
+                done(indices[alive[place]])
+            alive, rows = [alive[place] for place in kept], [rows[place] for place in kept]
+            slots.keep(kept)
             for cache in caches:
                 cache.keep(mx.array(kept, mx.int32))
-        ids = mx.array([[tokens[place]] for place in kept])
+            continue
+        chunks = [w.queue[:width] for w in rows]
+        for w in rows:
+            del w.queue[:width]
+        slots.extend([width - len(chunk) for chunk in chunks], width)
+        ids = mx.array([[0] * (width - len(chunk)) + chunk for chunk in chunks])
+        hidden = run_body(parts, ids, caches)[:, -1:]
+        ready = [place for place, w in enumerate(rows) if not w.queue]
+        if ready:
+            logits = run_head(parts, hidden[mx.array(ready)] if len(ready) < len(rows) else hidden)[:, -1]
+            chosen = [rows[place] for place in ready]
+            for w, token in zip(chosen, choose(logits, chosen, sampler), strict=True):
+                w.add(token)
+        width = chunk_width([len(w.queue) for w in rows if not w.ended])
 
 
-def _shared_stream(decoder: Decoder, prompt: Sequence[int], sampler: Sampler) -> Iterator[int]:
+def chunk_width(lengths: Sequence[int]) -> int:
+    """How many tokens the next step runs over, of rows that have `lengths` waiting: as many as leave at least half
+    of the step's places to tokens, not to padding."""
+    widths = sorted(set(lengths), reverse=True)
+    return next((w for w in widths if 2 * sum(min(n, w) for n in lengths) >= w * len(lengths)), 1)
+
+
+def _shared_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing, sampler: Sampler) -> Iterator[int]:
     """One prompt over the kept prefix, if it starts with it."""
     parts = decoder.parts
     assert parts is not None
     start = len(decoder.prefix)
     if not start or tuple(prompt[:start]) != decoder.prefix or len(prompt) <= start:
         start = 0
-    ids = mx.array([list(prompt[start:])])
+    slots = Slots(1, start)
     caches: list[Decoding] | None = None
-    while True:
-        with fast_cpu():  # entered anew for each token, so that it is not left on between them
-            caches = caches or decoder.caches(start, mx.array([0]))
-            hidden = run_body(parts, ids, caches)[:, -1:]
-            token = int(sampler(run_head(parts, hidden)[:, -1]).item())
-        yield token
-        ids = mx.array([[token]])
+    writing.begin(prompt[start:])
+    yield from list(writing.ids)
+    while not writing.ended:
+        with fast_cpu():  # entered anew for each step, so that it is not left on between them
+            caches = caches or decoder.caches(start, slots)
+            slots.extend([0], len(writing.queue))
+            hidden = run_body(parts, mx.array([writing.queue]), caches)[:, -1:]
+            new = _step(writing, run_head(parts, hidden)[:, -1], sampler)
+        yield from new
 
 
-def _plain_stream(decoder: Decoder, prompt: Sequence[int], sampler: Sampler) -> Iterator[int]:
+def _step(writing: Writing, logits: mx.array, sampler: Sampler) -> list[int]:
+    """Chooses a token; returns the ids that are new."""
+    before = len(writing.ids)
+    writing.queue = []
+    writing.add(choose(logits, [writing], sampler)[0])
+    return writing.ids[before:]
+
+
+def _plain_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing, sampler: Sampler) -> Iterator[int]:
     """mlx-lm's own caches, for models whose layers keep more than keys and values."""
     cache = make_prompt_cache(decoder.model)
-    ids = mx.array([list(prompt)])
-    while True:
-        logits = decoder.model(ids, cache=cache)[:, -1]
-        token = int(sampler(logits).item())
-        yield token
-        ids = mx.array([[token]])
+    writing.begin(prompt)
+    yield from list(writing.ids)
+    while not writing.ended:
+        logits = decoder.model(mx.array([writing.queue]), cache=cache)[:, -1]
+        yield from _step(writing, logits, sampler)

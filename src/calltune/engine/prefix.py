@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
@@ -63,22 +64,45 @@ class Attached:
         return "causal"
 
 
-class Decoding:
-    """Runs under generation: a shared prefix (or none) and rows of different lengths, padded on the left.
+class Slots:
+    """Which slots of the rows of a batch are padding, and where each row stands; one for the caches of all layers.
 
-    `pads` (B,) counts the padding of each row. Slot j of a row stands at position P + j - pad. `grouped_mask`:
-    masks have an axis more, for attention that keeps the heads of a group apart.
+    Rows after a shared prefix of `length` tokens. A row that has fewer tokens than the others in a step is padded on
+    the left there, so padding may lie anywhere.
+    """
+
+    def __init__(self, rows: int, length: int = 0) -> None:
+        self.length = length
+        self.hidden = np.zeros((rows, 0), np.bool_)
+        self.offset = mx.array([length] * rows)
+
+    def extend(self, pads: Sequence[int], n: int) -> None:
+        """The next step has `n` slots, of which the first `pads[row]` are padding. To be called before it."""
+        before = self.length + (~self.hidden).sum(axis=1)
+        self.offset = mx.array(before - np.array(pads))  # of each row's first slot, so that the first token is right
+        self.hidden = np.concatenate([self.hidden, np.arange(n)[None] < np.array(pads)[:, None]], axis=1)
+
+    @property
+    def padded(self) -> bool:
+        return bool(self.hidden.any())
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.hidden = self.hidden[list(rows)]
+
+
+class Decoding:
+    """Runs under generation: a shared prefix (or none) and rows of different lengths, as `slots` has them.
+
+    `grouped_mask`: masks have an axis more, for attention that keeps the heads of a group apart.
     """
 
     step = 64  # slots that the buffer grows by
 
     def __init__(
-        self, prefix: tuple[mx.array, mx.array] | None, pads: mx.array, split: bool, grouped_mask: bool = False
+        self, prefix: tuple[mx.array, mx.array] | None, slots: Slots, split: bool, grouped_mask: bool = False
     ) -> None:
         self.prefix = prefix
-        self.length = 0 if prefix is None else prefix[0].shape[2]
-        self.pads = pads
-        self.padded = bool(mx.any(pads > 0).item())
+        self.slots = slots
         self.split = split
         self.grouped_mask = grouped_mask
         self.used = 0
@@ -87,8 +111,8 @@ class Decoding:
 
     @property
     def offset(self) -> mx.array:
-        """Position of the next token of each row, (B,)."""
-        return self.length + self.used - self.pads
+        """Position of the next slot of each row, (B,)."""
+        return self.slots.offset
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
         b, g, n, d = keys.shape
@@ -111,30 +135,24 @@ class Decoding:
 
     def make_mask(self, n: int, return_array: bool = False, window_size: int | None = None) -> Any:
         """Bool (B, 1, n, P + S) or a shorter form where nothing needs hiding."""
-        total = self.length + self.used + n
-        windowed = window_size is not None and total > window_size
-        if not (windowed or self.padded or return_array):
+        length, own_hidden = self.slots.length, self.slots.hidden
+        windowed = window_size is not None and length + own_hidden.shape[1] > window_size
+        if not (windowed or self.slots.padded or return_array):
             return None if n == 1 else "causal"
-        slots = mx.arange(self.used + n)[None]
-        pads = self.pads[:, None]
-        own = self.length + slots - pads
-        keys = own
-        if self.length:
-            prefix = mx.broadcast_to(mx.arange(self.length)[None], (own.shape[0], self.length))
-            keys = mx.concatenate([prefix, own], axis=1)  # (B, P + S) positions
-        hidden = mx.concatenate([mx.zeros((own.shape[0], self.length), mx.bool_), slots < pads], axis=1)
+        rows, total = own_hidden.shape
+        own = length + np.cumsum(~own_hidden, axis=1) - 1  # (B, S) positions
+        keys = np.concatenate([np.broadcast_to(np.arange(length), (rows, length)), own], axis=1)  # (B, P + S)
+        hidden = np.concatenate([np.zeros((rows, length), np.bool_), own_hidden], axis=1)
         queries = own[:, -n:, None]
         seen = (keys[:, None] <= queries) & ~hidden[:, None]
         if window_size is not None:
-            seen = seen & (queries - keys[:, None] < window_size)
+            seen &= queries - keys[:, None] < window_size
         # A padding query sees only itself: a row of nothing but hidden keys would be NaN.
-        itself = mx.concatenate([mx.zeros((n, self.length), mx.bool_), slots == slots[0, -n:, None]], axis=1)
-        mask = (seen | itself[None])[:, None]
+        seen[:, np.arange(n), length + total - n + np.arange(n)] = True
+        mask = mx.array(seen)[:, None]
         return mask[:, None] if self.grouped_mask else mask
 
     def keep(self, rows: mx.array) -> None:
         """Only these rows go on."""
-        self.pads = self.pads[rows]
-        self.padded = bool(mx.any(self.pads > 0).item())
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[rows], self.values[rows]

@@ -238,3 +238,25 @@ def _key(node: ast.expr | None) -> str:
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise ValueError("a key is a string")
     return str(key)
+
+
+def value_at(text: str, start: int) -> tuple[Any, int]:
+    """The value that begins at `start` with a bracket or a quote, and the index after it. Raises ValueError as
+    `read_value`; its last argument is the index up to which the text was looked at."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+        return _allowed(value, text[start:end]), end
+    except _Refused as error:
+        raise ValueError(str(error), balanced_end(text, start) or len(text)) from None
+    except (ValueError, RecursionError):
+        pass
+    try:
+        end = balanced_end(text, start) or 0
+    except ValueError as error:
+        raise ValueError(str(error), len(text)) from None
+    if not end:
+        raise ValueError("brackets or quotes that do not close", len(text))
+    try:
+        return read_value(text[start:end]), end
+    except ValueError as error:
+        raise ValueError(str(error), end) from None

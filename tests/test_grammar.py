@@ -1,0 +1,302 @@
+"""Decoding bound to tools: whatever a model would like to write, only calls that fit their schemas come out."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import TOOLS, WEATHER, tiny_model, tiny_tokenizer
+
+from calltune.caller import Caller, load
+from calltune.cli import main
+from calltune.data.bfcl import LIVE, NON_LIVE, read_cases
+from calltune.engine.decode import Sampling
+from calltune.engine.writing import Writing
+from calltune.errors import InputError
+from calltune.formats import get_format, join
+from calltune.grammar import Grammar, Rules, check_loose, enforceable, grammar_of
+from calltune.guide import Guide, unreadable
+from calltune.schema import Message, Reply, Tool, ToolCall, validate_call
+from calltune.tasks.questions import bfcl_questions
+from calltune.template import Template, choose_template
+from calltune.tokenizer import Tokenizer, load_tokenizer
+
+DATA = Path(__file__).parent / "data" / "bfcl"
+HELLO = (Message("user", "Hello"),)
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Caller:
+    return load(tiny_model(tmp_path_factory.mktemp("model")), think=False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer(folder)
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def template(tokenizer: Tokenizer) -> Template:
+    return choose_template(tokenizer)
+
+
+def allowed(text: str, grammar: Grammar, tokenizer: Tokenizer) -> tuple[bool, bool]:
+    """Whether a reply may begin with this text, and whether it may end there."""
+    guide = Guide(grammar, tokenizer, tokenizer.stop_ids)
+    for token in tokenizer.encode(text):
+        if not guide.mask()[token]:
+            return False, False
+        guide.takes(token)
+    return True, bool(guide.finished or any(guide.mask()[stop] for stop in tokenizer.stop_ids))
+
+
+PLAN = "<think>\nA plan with <tool_call> in it: x.\n</think>\n"
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+TIME = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Oslo"}}\n</tool_call>'
+WRONG = [
+    CALL.replace("get_weather", "get_wether"), CALL.replace("city", "town"), CALL.replace('"Paris"', "7"),
+    CALL.replace('"Paris"', '"Paris", "unit": "kelvin"'), CALL.replace('"city": "Paris"', ""),
+    CALL.replace("}}", "}"),
+    CALL + "\nmore words", "</think>", PLAN + "<think>", "words </tool_call>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rules", "right", "wrong"),
+    [
+        (Rules(), ["Hello.", CALL, PLAN + CALL, f"Words.\n{CALL}", f"{CALL}\n{TIME}", PLAN + "Hello.", ""], WRONG),
+        (Rules(parallel=False), [CALL, PLAN + TIME, "Hello."], [f"{CALL}\n{TIME}"]),
+        (Rules("none"), ["Hello.", PLAN + "Hello.", ""], [CALL, PLAN + CALL, f"Words.\n{CALL}"]),
+        (Rules("required"), [CALL, PLAN + TIME, f"{CALL}\n{TIME}"], ["Hello.", PLAN + "Hello."]),
+        (Rules("get_time", named=True), [TIME, PLAN + TIME], [CALL, "Hello."]),
+    ],
+)
+def test_what_each_choice_allows(rules, right, wrong, template, tokenizer):
+    grammar = grammar_of(TOOLS, rules, template, tokenizer)
+    assert [text for text in right if allowed(text, grammar, tokenizer) != (True, True)] == []
+    assert [text for text in wrong if allowed(text, grammar, tokenizer) == (True, True)] == []
+
+
+def test_a_required_reply_may_not_end_without_its_call(template, tokenizer):
+    grammar = grammar_of(TOOLS, Rules("required"), template, tokenizer)
+    assert allowed("", grammar, tokenizer) == (True, False)
+    assert allowed(PLAN, grammar, tokenizer) == (True, False)
+
+
+def test_an_open_plan_and_none(template, tokenizer):
+    opened = grammar_of(TOOLS, Rules(), template, tokenizer, open_thinking=True)
+    assert allowed("a plan\n</think>\n" + CALL, opened, tokenizer) == (True, True)
+    without = grammar_of(TOOLS, Rules(), choose_template(tokenizer, think=False), tokenizer)
+    assert allowed("<think>", without, tokenizer) == (False, False)
+    assert allowed(CALL, without, tokenizer) == (True, True)
+
+
+@pytest.mark.parametrize("form", ["llama3", "mistral"])
+def test_other_formats(form, template, tokenizer):
+    other = Template(template.source, "t", form, stop=template.stop)
+    grammar = grammar_of(TOOLS, Rules("required"), other, tokenizer)
+    call = ToolCall("get_weather", {"city": "Paris"})
+    assert allowed(join(get_format(form).write(Reply(calls=(call,)))), grammar, tokenizer) == (True, True)
+    with pytest.raises(InputError, match="cannot be bound"):
+        grammar_of(TOOLS, Rules(), Template("", "t", "gemma4"), tokenizer)
+
+
+NASTY = ['say "hi"', "two\nlines", "東京 😀", "it's", "</tool_call>", "a\\b", "%json {}", "/x/"]
+
+
+def test_names_and_values_with_quotes_newlines_and_unicode(template, tokenizer):
+    tools = [Tool(name, "", {"type": "object", "properties": {name: {"enum": NASTY}}}) for name in NASTY]
+    grammar = grammar_of(tools, Rules("required"), template, tokenizer)
+    for name in NASTY:
+        call = ToolCall(name, {name: name})
+        text = join(get_format("hermes").write(Reply(calls=(call,))))
+        assert allowed(text, grammar, tokenizer) == (True, True), text
+        assert get_format("hermes").parse(text).calls == (call,)
+
+
+def walk(grammar: Grammar, tokenizer: Tokenizer, rng: random.Random, limit: int = 400) -> Reply:
+    """A reply of tokens drawn from those that are allowed, those that end something more often."""
+    stop = frozenset(tokenizer.stop_ids)
+    writing = Writing(stop, limit, Guide(grammar, tokenizer, stop))
+    writing.begin([])
+    ends = [i for i in range(tokenizer.inner.vocab_size) if tokenizer.decode([i])[:1] in ('"', "}", "]", ",")]
+    while not writing.ended:
+        assert writing.guide
+        mask = writing.guide.mask()
+        some = [i for i in ends if mask[i]] if rng.random() < 0.4 else []
+        token = rng.choice(some or np.flatnonzero(mask).tolist())
+        if token in stop or writing.guide.takes(token):
+            writing.add(token)
+    made = writing.finish()
+    reply = get_format("hermes").parse(tokenizer.decode(made.ids))
+    return Reply(reply.thinking, reply.calls, reply.content, reply.raw, reply.errors, made.truncated)
+
+
+def test_random_walks_over_schemas_of_bfcl_are_valid(template, tokenizer):
+    rng, whole = random.Random(3), 0
+    questions = [q for q in bfcl_questions(read_cases(NON_LIVE + LIVE, DATA)) if q.tools]
+    for question in questions:
+        grammar = grammar_of(question.tools, Rules("required"), choose_template(tokenizer, think=False), tokenizer)
+        reply = walk(grammar, tokenizer, rng)
+        if not reply.truncated:
+            whole += 1
+            found = [p for call in reply.calls for p in validate_call(call, question.tools)]
+            assert reply.calls and not reply.errors and (not found or grammar.loose), (reply, found)
+    assert whole > len(questions) / 2
+
+
+def test_free_objects_and_numbers_stay_readable(tokenizer):
+    assert unreadable('{"name": "f", "arguments": {"a": 1, "a"')
+    assert unreadable('{"name": "f", "arguments": {"a": 1e999')
+    assert unreadable('{"name": "f", "arguments": ' + "[" * 120)
+    assert not unreadable('{"name": "f", "arguments": {"a": {"a": "a"}, "b": ["a", "a", 6.02e23], "c": {"a"')
+    tool = Tool("f", "", {"type": "object", "properties": {"x": {"type": "object"}, "n": {"type": "number"}},
+                          "required": ["x", "n"]})  # fmt: skip
+    grammar = grammar_of([tool], Rules("required"), choose_template(tokenizer, think=False), tokenizer)
+    assert grammar.watched
+    for seed in range(30):
+        reply = walk(grammar, tokenizer, random.Random(seed))
+        assert reply.truncated or (not reply.errors and not validate_call(reply.calls[0], [tool])), reply
+
+
+LOOSE = [
+    ({"type": "string", "pattern": "^(?=a)b"}, "look-around"),
+    ({"type": "string", "format": "no-such-format"}, "format"),
+    ({"$ref": "http://example.com/x.json"}, ""),
+    ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "uniqueItems"),
+    ({"not": {"type": "string"}}, "not"),
+]
+
+
+@pytest.mark.parametrize(("schema", "word"), LOOSE)
+def test_what_cannot_be_enforced_is_left_out_told_and_checked_afterwards(schema, word, template, tokenizer):
+    tool = Tool("f", "", {"type": "object", "properties": {"x": schema, "n": {"type": "integer"}}, "required": ["n"]})
+    kept, missing = enforceable(tool)
+    assert kept["properties"]["n"] == {"type": "integer"} and missing and word in missing[0]
+    grammar = grammar_of([tool], Rules(), template, tokenizer)
+    bad = '<tool_call>\n{"name": "f", "arguments": {"n": "a"}}\n</tool_call>'
+    assert allowed(bad, grammar, tokenizer)[0] is False
+    (note,) = check_loose(Reply(calls=(ToolCall("f", {"n": 1}),)), grammar, [tool])
+    assert "not enforced while decoding" in note and "it fits" in note
+    assert "missing_argument" in check_loose(Reply(calls=(ToolCall("f", {}),)), grammar, [tool])[0]
+
+
+def test_128_tools(template, tokenizer):
+    tools = [
+        Tool(f"tool_{i}", "", {"type": "object", "properties": {f"a{i}": {"type": "string"}}}) for i in range(128)
+    ]
+    start = time.perf_counter()
+    grammar = grammar_of(tools, Rules("required"), template, tokenizer)
+    Guide(grammar, tokenizer, tokenizer.stop_ids).mask()
+    assert time.perf_counter() - start < 10
+    text = '<tool_call>\n{"name": "tool_127", "arguments": {"a127": "x"}}\n</tool_call>'
+    assert allowed(text, grammar, tokenizer) == (True, True)
+    assert allowed(text.replace("a127", "a126"), grammar, tokenizer)[0] is False
+
+
+def test_bad_rules_are_told(caller):
+    for tools, rules, words in [
+        ([], Rules("required"), "no tools were given"),
+        (TOOLS, Rules("fly", named=True), "not offered"),
+        ((WEATHER, WEATHER), Rules(), "same name"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            caller("Hello", tools, rules=rules)
+    with pytest.raises(InputError, match="tool_choice"):
+        Rules.of({"type": "function"})
+    assert Rules.of({"type": "function", "function": {"name": "auto"}}) == Rules("auto", named=True)
+    assert Rules.of("required", False) == Rules("required", False)
+
+
+def test_single_streamed_and_batched_replies_are_one_and_valid(caller):
+    """The random model, left alone, writes no call at all."""
+    requests = [
+        ((Message("user", text),), TOOLS) for text in ("Hello", "What is the weather in Paris?", "Who are you?")
+    ]
+    for rules in (Rules("required", False), Rules("get_time", named=True), Rules("none"), Rules()):
+        batch = caller.batch(requests, max_tokens=60, rules=rules)
+        for (messages, tools), reply in zip(requests, batch, strict=True):
+            assert caller(messages, tools, max_tokens=60, rules=rules) == reply
+            assert "".join(caller.stream(messages, tools, max_tokens=60, rules=rules)) == reply.raw
+            assert rules.choice != "none" or not reply.calls
+            if rules.choice == "required" and not reply.truncated:
+                assert not validate_call(reply.calls[0], TOOLS) and not reply.errors
+
+
+def test_rows_that_are_cut_in_the_middle_of_forced_tokens_say_so(caller):
+    for limit in range(1, 12):
+        reply = caller(HELLO, TOOLS, rules=Rules("required"), max_tokens=limit)
+        assert reply.truncated
+        assert len(caller.loaded.tokenizer.encode(reply.raw)) <= limit
+
+
+def test_models_with_other_caches_are_bound_too(caller):
+    from dataclasses import replace
+
+    plain = replace(caller, decoder=replace(caller.decoder, sharing=False))
+    rules = Rules("required", False)
+    assert plain(HELLO, TOOLS, rules=rules, max_tokens=60).raw == caller(HELLO, TOOLS, rules=rules, max_tokens=60).raw
+    assert plain.batch([(HELLO, TOOLS)], rules=rules, max_tokens=60)[0].raw
+
+
+def test_forced_tokens_take_no_run_of_the_model(caller, monkeypatch):
+    from calltune.engine import decode
+
+    steps = []
+    run = decode.run_body
+    monkeypatch.setattr(decode, "run_body", lambda *a: steps.append(a[1].shape) or run(*a))
+    tool = Tool("only_one", "", {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]})
+    reply = caller(HELLO, [tool], rules=Rules("required", False), max_tokens=80)
+    assert not reply.errors and reply.calls[0].name == "only_one"
+    assert len(steps) < len(caller.loaded.tokenizer.encode(reply.raw)) / 3
+
+
+def test_the_commands_flags(tmp_path, capsys):
+    model, tools = str(tiny_model(tmp_path / "m")), tmp_path / "tools.json"
+    tools.write_text(json.dumps([tool.to_openai() for tool in TOOLS]))
+    call = ["call", model, "Hello", "--tools", str(tools), "--max-tokens", "40"]
+    assert main([*call, "--tool-choice", "get_time"]) == 0
+    assert "get_time" in "".join(capsys.readouterr())
+    assert main([*call, "--tool-choice", "fly"]) == 2
+    assert "not offered" in capsys.readouterr().err
+
+
+def valid_calls(caller: Caller, count: int, seed: int, batch: int = 32) -> dict[str, int]:
+    """How many of `count` calls, drawn at temperature 1 under the schemas of BFCL, are valid."""
+    questions = [q for q in bfcl_questions(read_cases(NON_LIVE + LIVE, DATA if count < 400 else None)) if q.tools]
+    random.Random(seed).shuffle(questions)
+    requests = [(q.messages, q.tools) for q in questions]
+    while len(requests) < count:
+        requests += requests
+    replies = caller.batch(requests[:count], max_tokens=200, batch_size=batch, rules=Rules("required", False),
+                           sampling=Sampling(temperature=1.0, seed=seed))  # fmt: skip
+    found = {"valid": 0, "cut": 0, "not_enforceable": 0, "invalid": 0}
+    for reply, (_, tools) in zip(replies, requests, strict=False):
+        wrong = list(reply.errors) + [p for call in reply.calls for p in validate_call(call, tools)]
+        kind = "cut" if reply.truncated else "valid" if not wrong and reply.calls else None
+        found[kind or ("not_enforceable" if reply.notes else "invalid")] += 1
+    return found
+
+
+def test_calls_of_a_random_model_are_valid(caller):
+    found = valid_calls(caller, 48, 0, batch=16)
+    assert found["invalid"] == 0 and found["valid"], found
+
+
+@pytest.mark.slow
+def test_32_calls_of_the_base_model_are_valid():
+    found = valid_calls(load("smollm2-135m", think=False), 32, 1)
+    assert found["invalid"] == 0 and found["valid"] > 16, found
+
+
+@pytest.mark.nightly
+def test_2_000_calls_of_the_base_model_are_valid():
+    found = valid_calls(load("smollm2-135m", think=False), 2_000, 2)
+    print(found)
+    assert found["invalid"] == 0 and found["valid"] > 1_000, found
