@@ -99,7 +99,7 @@ class TrainSettings:
     )
     trunk_disk_gb: float = _help("disk for what has no room in that memory", 0.0, low=0)
     fast_cpu: bool = _help("attention and element-wise work on NumPy", True)
-    cpu_layers: bool = _help("with --fast-cpu: norms, positions, SiLU and LoRA too", False)
+    cpu_layers: bool = _help("with --fast-cpu: norms, positions, SiLU and LoRA too", True)
     compile: bool = _help("on a GPU, the step as one compiled function", True)
     logits_mb: int = _help("memory for logits at a time; 0: 64 on a CPU, 256 on a GPU", 0, low=0)
     grad_checkpoint: bool = _help("keep no activations inside layers: less memory, a third more work", False)
