@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from calltune.formats.literals import MAX_DEPTH, read_json, value_at
+from calltune.formats.literals import MAX_DEPTH, NAMES, read_json, value_at
 from calltune.formats.pieces import Format, Kinded, Piece, before_calls, check_names, merge, raw_call
-from calltune.formats.scan import Scan
+from calltune.formats.scan import Scan, skip
 from calltune.schema import Message, Reply, ToolCall
 
 NAME = re.compile(r"[^\s{}<>:]+")
@@ -82,22 +82,21 @@ def _span(scan: Scan, start: int, marks: Marks) -> int:
         try:
             value, end = _Values(scan.text, marks).read(header.end(), 0)
         except ValueError as problem:
-            stop = min(scan.next(start, marks.close), scan.next_opening(start))
+            stop = scan.limit(start, marks.close)
             scan.broken(scan.text[position:stop].strip(), str(problem), header[1])
-            return stop + len(marks.close) * scan.text.startswith(marks.close, stop)
+            return scan.past(stop, marks.close)
         scan.add([(ToolCall(header[1], value), "")])
         position, found = end, found + 1
-    stop = min(scan.next(position, marks.close), scan.next_opening(position))
+    stop = scan.limit(position, marks.close)
     rest = scan.text[position:stop].strip()
-    closed = scan.text.startswith(marks.close, stop)
     if not found:
         scan.broken(rest, "no call" if rest else "empty call")
-    elif closed:
+    elif scan.text.startswith(marks.close, stop):
         scan.rest(rest)
     elif rest:  # the mark at the end is missing: what follows is content
         scan.errors.append(f"{marks.open} without its end")
         return position
-    return stop + len(marks.close) * closed
+    return scan.past(stop, marks.close)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class _Values:
     def read(self, start: int, depth: int) -> tuple[Any, int]:
         if depth > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-        start = self._skip(start)
+        start = skip(self.text, start)
         if self.text.startswith(self.marks.string, start) or self.text.startswith('"', start):
             return self._string(start)
         first = self.text[start : start + 1]
@@ -122,11 +121,11 @@ class _Values:
         bare = found[0].strip() if found else ""
         if not bare or not found or found.end() == len(self.text):
             raise ValueError("a value is missing or cut off")
+        if bare in NAMES:
+            return NAMES[bare], found.end()
         try:
-            return {"None": None, "True": True, "False": False}[bare] if bare[0] in "NTF" else read_json(
-                bare
-            ), found.end()
-        except (ValueError, KeyError):
+            return read_json(bare), found.end()
+        except ValueError:
             return bare, found.end()  # text without its marks, which models write too
 
     def _string(self, start: int) -> tuple[str, int]:
@@ -141,12 +140,12 @@ class _Values:
     def _object(self, position: int, depth: int) -> tuple[dict[str, Any], int]:
         value: dict[str, Any] = {}
         while True:
-            position = self._skip(position)
+            position = skip(self.text, position)
             if self.text.startswith("}", position):
                 return value, position + 1
             if self.text.startswith((self.marks.string, '"'), position):
                 key, position = self._string(position)
-                position = self._skip(position)
+                position = skip(self.text, position)
                 if not self.text.startswith(":", position):
                     raise ValueError(f"no value after {key!r}"[:80])
                 position += 1
@@ -162,7 +161,7 @@ class _Values:
     def _list(self, position: int, depth: int) -> tuple[list[Any], int]:
         value: list[Any] = []
         while True:
-            position = self._skip(position)
+            position = skip(self.text, position)
             if self.text.startswith("]", position):
                 return value, position + 1
             item, position = self.read(position, depth + 1)
@@ -170,16 +169,11 @@ class _Values:
             position = self._comma(position, "]")
 
     def _comma(self, position: int, close: str) -> int:
-        position = self._skip(position)
+        position = skip(self.text, position)
         if self.text.startswith(",", position):
             return position + 1
         if not self.text.startswith(close, position):
             raise ValueError("brackets or texts that do not close")
-        return position
-
-    def _skip(self, position: int) -> int:
-        while position < len(self.text) and self.text[position] in " \t\r\n":
-            position += 1
         return position
 
 

@@ -121,7 +121,7 @@ def _whole(scan: Scan, start: int) -> int | None:
     """Reads what nearly every span holds: one value up to the span's end. None where it is not that."""
     if scan.text[start] not in "{[":
         return None
-    raw = scan.text[start : min(scan.next(start, CLOSE), scan.next_opening(start))].rstrip(" \t\r\n")
+    raw = scan.text[start : scan.limit(start, CLOSE)].rstrip(" \t\r\n")
     try:
         value = read_value(raw)
     except ValueError:
@@ -132,7 +132,7 @@ def _whole(scan: Scan, start: int) -> int | None:
 
 def _value(scan: Scan, start: int) -> int:
     """Reads one value as calls; returns the index after it."""
-    close = min(scan.next(start, CLOSE), scan.next_opening(start))
+    close = scan.limit(start, CLOSE)
     end, error = None, "brackets or quotes that do not close"
     if scan.text[start] in "{[" and scan.budget > 0:
         try:

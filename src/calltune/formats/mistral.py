@@ -57,7 +57,7 @@ def parse(text: str, *, thinking_open: bool = False, tools: Any = ()) -> Reply:
 def _span(scan: Scan, match: re.Match[str]) -> int:
     """Reads the calls after one mark; it has no end, so what follows them is content."""
     start = scan.skip(match.end())
-    stop = min(scan.next_opening(match.end()), len(scan.text))
+    stop = scan.next_opening(match.end())
     if scan.text[start : start + 1] in ("[", "{"):
         try:
             value, end = value_at(scan.text, start)

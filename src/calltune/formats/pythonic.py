@@ -16,10 +16,11 @@ from typing import Any
 
 from calltune.formats.literals import MAX_DEPTH, read_value
 from calltune.formats.pieces import Format, Piece, before_calls, check_names, merge, raw_call
-from calltune.formats.scan import Scan
+from calltune.formats.scan import Scan, skip
 from calltune.schema import Message, Reply, ToolCall
 
 OPEN, CLOSE = "<|tool_call_start|>", "<|tool_call_end|>"
+ENDS = (CLOSE, "<|python_end|>")
 NAME = re.compile(r"[^\W\d][\w.\-]*")
 PLAIN = re.compile(r"[^\W\d]\w*")
 KEY = re.compile(r"\s*([^\W\d]\w*)\s*=(?!=)")
@@ -67,14 +68,14 @@ def literal(value: Any) -> str:
 
 def parse(text: str, *, thinking_open: bool = False, tools: Any = ()) -> Reply:
     """Reads what a model wrote, with or without marks. Never raises; see hermes.parse."""
-    return Scan(text, OPENS, _span, (CLOSE, "<|python_end|>")).run(thinking_open)
+    return Scan(text, OPENS, _span, ENDS).run(thinking_open)
 
 
 def _span(scan: Scan, match: re.Match[str]) -> int | None:
     """Reads one list of calls; returns the index after it, None where it is content."""
     marked = match[0][0] == "<"
     start = match.end() if marked else match.start()
-    stop = scan.next(start, CLOSE, "<|python_end|>")
+    stop = scan.next(start, *ENDS)
     calls: list[ToolCall] = []
     try:
         if scan.budget <= 0:
@@ -86,19 +87,15 @@ def _span(scan: Scan, match: re.Match[str]) -> int | None:
         if not marked and not begins:
             return None
         scan.broken(scan.text[start:stop].strip(), str(problem))
-        return _after(scan, stop)
+        return scan.past(stop, *ENDS)
     scan.add([(call, "") for call in calls])
     if not marked:
         return end
-    stop = scan.next(end, CLOSE, "<|python_end|>")
+    stop = scan.next(end, *ENDS)
     if stop < len(scan.text) and stop <= scan.next_opening(end):
         scan.rest(scan.text[end:stop])
-        return _after(scan, stop)
+        return scan.past(stop, *ENDS)
     return end
-
-
-def _after(scan: Scan, stop: int) -> int:
-    return next((stop + len(m) for m in (CLOSE, "<|python_end|>") if scan.text.startswith(m, stop)), stop)
 
 
 def _list(text: str, start: int, calls: list[ToolCall]) -> int:
@@ -108,10 +105,10 @@ def _list(text: str, start: int, calls: list[ToolCall]) -> int:
     while head := HEAD.match(text, position):
         arguments, position = _arguments(text, head.end())
         calls.append(ToolCall(head[1], arguments))
-        position = _skip(text, position)
+        position = skip(text, position)
         if not text.startswith(",", position):
             break
-        position = _skip(text, position + 1)
+        position = skip(text, position + 1)
     if not calls:
         raise ValueError("no call")
     if bracket and not text.startswith("]", position):
@@ -123,7 +120,7 @@ def _arguments(text: str, position: int) -> tuple[dict[str, Any], int]:
     """The arguments up to the closing parenthesis, and the index after it."""
     arguments: dict[str, Any] = {}
     while True:
-        position = _skip(text, position)
+        position = skip(text, position)
         if text.startswith(")", position):
             return arguments, position + 1
         key = KEY.match(text, position)
@@ -159,12 +156,6 @@ def _value_end(text: str, start: int) -> int:
         elif len(part[0]) == 1 and first in "\"'":
             break
     raise ValueError("brackets or quotes that do not close")
-
-
-def _skip(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
 
 
 PYTHONIC = Format(

@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calltune.formats.literals import read_value
+from calltune.formats.literals import NAMES, read_value
 from calltune.formats.pieces import Format, Piece, before_calls, check_names, merge, raw_call
 from calltune.formats.scan import Scan
 from calltune.schema import Message, Reply, Tool, ToolCall, find_tool
@@ -33,7 +33,6 @@ END_PARAMETER = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>|</t
 TAGS = re.compile(r"</?(?:parameter|function|tool_call)\b|\\u003c")
 NAME = re.compile(r"[^\s<>]+")
 KEY = re.compile(r"[^<>\n]+")
-WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 
 
 def write(reply: Reply | Message) -> tuple[Piece, ...]:
@@ -93,7 +92,7 @@ def _span(scan: Scan, match: re.Match[str], tools: Sequence[Tool]) -> int:
     tool = find_tool(tools, name)
     arguments = {key: typed(value, tool.properties.get(key) if tool else None) for key, value in values.items()}
     scan.add([(ToolCall(name, arguments), "")])
-    after += len(END_FUNCTION) * text.startswith(END_FUNCTION, after)
+    after = scan.past(after, END_FUNCTION)
     close = scan.skip(after)
     return close + len(CLOSE) if text.startswith(CLOSE, close) else after
 
@@ -109,10 +108,10 @@ def _end_of_value(scan: Scan, start: int, limit: int) -> re.Match[str] | None:
 
 def _broken(scan: Scan, first: int, start: int, error: str, name: str) -> int:
     """The text up to the call's end, or up to the next call, is a call that could not be read."""
-    stop = min(scan.next(start, CLOSE), scan.next_opening(start))
+    stop = scan.limit(start, CLOSE)
     raw = scan.text[first:stop].removeprefix(OPEN).strip()
     scan.broken(raw, error, name)
-    return stop + len(CLOSE) * scan.text.startswith(CLOSE, stop)
+    return scan.past(stop, CLOSE)
 
 
 def typed(text: str, schema: Any) -> Any:
@@ -127,9 +126,9 @@ def typed(text: str, schema: Any) -> Any:
     bare = text.strip()
     if kinds == ["string"]:
         return text
-    if bare in WORDS:
-        kind = "null" if WORDS[bare] is None else "boolean"
-        return WORDS[bare] if not kinds or kind in kinds else text
+    if bare in NAMES:
+        kind = "null" if NAMES[bare] is None else "boolean"
+        return NAMES[bare] if not kinds or kind in kinds else text
     if "string" in kinds and bare[:1] not in ("{", "["):
         return text
     value = _guess(bare, text)

@@ -81,7 +81,7 @@ class Scan:
             if self.text.startswith(begin, start):
                 start += len(begin)
         end = self.next(start, *self.ends)
-        after = end + next((len(mark) for mark in self.ends if self.text.startswith(mark, end)), 0)
+        after = self.past(end, *self.ends)
         if end == after:
             self.errors.append("unclosed think")
             end = after = self.next_opening(start)
@@ -101,6 +101,14 @@ class Scan:
     def next_opening(self, position: int) -> int:
         i = bisect_left(self.openings, position)
         return self.openings[i] if i < len(self.openings) else len(self.text)
+
+    def limit(self, position: int, *marks: str) -> int:
+        """Where a call before `position` ends at the latest: at a mark, the next call or the text's end."""
+        return min(self.next(position, *marks), self.next_opening(position))
+
+    def past(self, position: int, *marks: str) -> int:
+        """The index after the mark that stands at `position`; `position` where none does."""
+        return position + next((len(mark) for mark in marks if self.text.startswith(mark, position)), 0)
 
     def add(self, calls: Sequence[tuple[ToolCall, str]]) -> None:
         """Adds calls, each with a note or ''."""
@@ -125,9 +133,14 @@ class Scan:
             self.errors.append(f"text after the call: {shorten(text)}")
 
     def skip(self, position: int, characters: str = BLANK) -> int:
-        while position < len(self.text) and self.text[position] in characters:
-            position += 1
-        return position
+        return skip(self.text, position, characters)
+
+
+def skip(text: str, position: int, characters: str = BLANK) -> int:
+    """The first index from `position` on that holds none of the characters."""
+    while position < len(text) and text[position] in characters:
+        position += 1
+    return position
 
 
 def _any_of(marks: Sequence[str]) -> str:
