@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,7 +128,7 @@ def grammar_of(
 
 def offered_tools(tools: Sequence[Tool], rules: Rules) -> list[Tool]:
     """The tools that may be called. Raises InputError."""
-    twice = sorted({tool.name for tool in tools if [t.name for t in tools].count(tool.name) > 1})
+    twice = sorted(name for name, count in Counter(tool.name for tool in tools).items() if count > 1)
     if twice:
         raise InputError(f"two tools have the same name: {', '.join(twice)}", next_step="rename one of them")
     if rules.named:

@@ -288,7 +288,7 @@ def _with_prefix(cache: list[Attached] | None, cut: int, leaves: Sequence[mx.arr
     if cache is None:
         return None
     pairs = list(zip(leaves[::2], leaves[1::2], strict=True))
-    return [*cache[:cut], *(Attached(*pair, split=c.split) for pair, c in zip(pairs, cache[cut:], strict=True))]
+    return [*cache[:cut], *(c.holding(pair) for pair, c in zip(pairs, cache[cut:], strict=True))]
 
 
 # ---- the prefix and the trunk ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -34,11 +35,7 @@ def run_tasks(work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], *, mul
         for task in tasks:
             work(*task)
         return
-    if not multiplies:
-        for _ in _pool().map(lambda task: work(*task), tasks):
-            pass
-        return
-    with _controller().limit(limits=1, user_api="blas"):
+    with _controller().limit(limits=1, user_api="blas") if multiplies else nullcontext():
         for _ in _pool().map(lambda task: work(*task), tasks):
             pass
 
@@ -49,9 +46,5 @@ def in_parts(work: Callable[..., Any], *arrays: Any) -> None:
     count = cores() if size >= 1 << 16 else 1
     bounds = [size * i // count for i in range(count + 1)]
     flat = [a.reshape(-1) for a in arrays]
-    parts = [[a[bounds[i] : bounds[i + 1]] for a in flat] for i in range(count)]
-    if count == 1:
-        work(*parts[0])
-        return
-    for _ in _pool().map(lambda part: work(*part), parts):
-        pass
+    parts = [tuple(a[bounds[i] : bounds[i + 1]] for a in flat) for i in range(count)]
+    run_tasks(work, parts, multiplies=False)
