@@ -16,6 +16,7 @@ from calltune.engine.adapter import AdapterSettings, add_adapter, trained_arrays
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.optim import Stepper, make
 from calltune.engine.step import Plan, Speed, batch_losses, forget_trunk, loss_and_grad, plan_step, store_trunk
+from calltune.engine.trunk import TrunkStore
 from calltune.render import Example, render_all
 from calltune.template import choose_template
 
@@ -310,6 +311,28 @@ def test_the_trunk_store_goes_on_to_disk_and_keeps_to_both_limits(folders, dtype
     forget_trunk(plan, range(8))
     store_trunk(plan, examples, range(8))  # the room of forgotten rows serves again
     assert plan.store.disk_used <= max(used, 2 * size) and plan.store.rows
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_trunk_store_keeps_what_fits_on_the_device(folders, dtype):
+    loaded = load(str(folders["llama"]), dtype)
+    add_adapter(loaded.model, AdapterSettings(num_layers=1, rank=4, keys=("all",)), seed=1)
+    examples = examples_of(loaded, 8)
+    on_host = plan_step(loaded.model, (), Speed(), loaded.vocabulary, dropout=0.0)
+    on_host.store = TrunkStore(1 << 30)
+    store_trunk(on_host, examples, range(8))
+    mixed = plan_step(loaded.model, (), Speed(), loaded.vocabulary, dropout=0.0)
+    mixed.store = TrunkStore(1 << 30, device=on_host.store.memory_used // 2)
+    for i in range(8):  # one by one, so that some find room there and some do not
+        store_trunk(mixed, examples, [i])
+    kinds = {isinstance(row, mx.array) for row in mixed.store.rows.values()}
+    assert kinds == {True, False} and 0 < mixed.store.device_used <= mixed.store.device
+    keys, width = [("train", i) for i in range(8)], 16 + max(len(e) for e in examples)
+    found, expected = (plan.store.get(keys, width) for plan in (mixed, on_host))
+    assert found.dtype == expected.dtype and found.shape == expected.shape
+    assert mx.allclose(found.astype(mx.float32), expected.astype(mx.float32), rtol=1e-2, atol=1e-5)
+    forget_trunk(mixed, range(8))
+    assert not mixed.store.rows and mixed.store.device_used == mixed.store.memory_used == 0
 
 
 def test_the_trunk_store_keeps_to_its_limit(folders):

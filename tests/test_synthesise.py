@@ -44,7 +44,7 @@ def skeleton(text: str) -> str:
 
 
 def test_sizes_shares_and_categories(splits: Splits) -> None:
-    assert [len(rows_of(splits, part)) for part in PARTS] == [1152, 16, 144]
+    assert [len(rows_of(splits, part)) for part in PARTS] == [1600, 16, 144]
     assert splits.notes == ()
     counts = {c: sum(r.meta["category"] == c for r in splits.test) for c in ("call", "parallel", "no_call", "ask")}
     assert counts["call"] + counts["parallel"] >= 100

@@ -33,10 +33,11 @@ from calltune.train import train
 
 DEMO_SETTINGS = TrainSettings(
     model="smollm2-135m", data="builtin:assistant", epochs=1, batch_size=16, num_layers=12, rank=16, scale=4.0,
-    keys=("all",), optimizer="muon", learning_rate=5e-3, warmup=0.1, steps_per_eval=0, steps_per_report=5,
+    keys=("all",), optimizer="muon", learning_rate=3.5e-3, warmup=0.1, steps_per_eval=0, steps_per_report=5,
     val_batches=1,
 )  # fmt: skip
 QUICK_SIZES = (640, 16, 64)  # train, valid, test rows
+QUICK_RATE = 5e-3  # fewer updates need a higher rate, at some cost in copying (docs/log.md)
 BEFORE_TOKENS = 64  # the untrained model rambles: longer answers cost minutes and change no verdict
 AFTER_TOKENS = 160
 BATCH_SIZE = 48
@@ -60,7 +61,10 @@ def run_demo(
     progress, clock, out = progress or Silent(), Clock.start(), Path(out).expanduser()
     with _workplace(out) as folder:
         data = builtin_data(seed=seed, sizes=QUICK_SIZES if quick else DEFAULT_SIZES, think=think)
-        settings = replace(DEMO_SETTINGS, seed=seed, think=think, out=str(folder / "run"), overwrite=True)
+        rate = QUICK_RATE if quick else DEMO_SETTINGS.learning_rate
+        settings = replace(
+            DEMO_SETTINGS, learning_rate=rate, seed=seed, think=think, out=str(folder / "run"), overwrite=True
+        )
         loaded = _load(settings, progress)
         questions = questions_of(data.test)
         caller = make_caller(loaded, template_for(settings, loaded.tokenizer))

@@ -146,7 +146,8 @@ def _run_ours(loaded: Any, train: list[Example], valid: list[Example], settings:
         real = row["cells"] - round(row["padding"] * row["cells"])
         measured.updates.append(Update(row["seconds"], row["rows"], row["tokens"], real, row["cells"]))
     measured.notes.append(f"prefix {len(plan.prefix)} tokens, frozen layers {plan.cut}, "
-                          f"trunk states: {plan.store.memory_peak / 1e9:.2f} GB in memory, "
+                          f"trunk states: {plan.store.device_peak / 1e9:.2f} GB on the device, "
+                          f"{plan.store.memory_peak / 1e9:.2f} in memory, "
                           f"{plan.store.disk_used / 1e9:.2f} on disk")  # fmt: skip
     return measured
 

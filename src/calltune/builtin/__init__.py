@@ -13,7 +13,7 @@ from calltune.errors import InputError, Problem
 
 NAMES = ("builtin:assistant", "builtin:assistant-hermes")
 # Enough for over 100 unseen requests that need a call in the test part.
-DEFAULT_SIZES = (1152, 16, 144)
+DEFAULT_SIZES = (1600, 16, 144)
 
 
 @lru_cache(maxsize=1)

@@ -27,7 +27,7 @@ from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.losses import token_losses
 from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_head, run_top, run_trunk
 from calltune.engine.prefix import Attached, Recorder, supports_sharing
-from calltune.engine.trunk import TrunkStore, auto_memory
+from calltune.engine.trunk import TrunkStore, auto_memory, device_memory
 from calltune.render import Example
 
 SLICE_TOKENS = 4096  # cells of rows that run together
@@ -93,7 +93,7 @@ def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabular
     parts = find_parts(model) if speed.selecting_head else None
     plan = Plan(model, parts, 0, (), True, speed)
     memory = auto_memory() if speed.trunk_bytes is None else speed.trunk_bytes
-    plan.store = TrunkStore(memory, speed.trunk_disk_bytes)
+    plan.store = TrunkStore(memory, speed.trunk_disk_bytes, min(memory, device_memory()))
     trained = [name for name, _ in tree_flatten(model.trainable_parameters())]
     plan.head_frozen = all(".layers." in f".{name}" for name in trained)
     if parts is None:

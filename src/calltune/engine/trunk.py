@@ -1,7 +1,8 @@
-"""States of rows above the frozen trunk, kept for the next epoch in the host's memory and, if allowed, on disk.
+"""States of rows above the frozen trunk, kept for the next epoch: on a GPU in a part of its own memory, which saves
+the way to the host and back (12 of 67 ms an update of Gemma-2-2B on an H100), then in the host's memory and, if
+allowed, on disk.
 
-The device holds those of the running batch only. On disk they lie in a file without a name, which is gone with the
-process, whatever ends it.
+On disk they lie in a file without a name, which is gone with the process, whatever ends it.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from calltune.render import Example
 
 Key = tuple[str, int]  # the part (train, valid) and the row's index in it
 AUTO_SHARE = 4  # of the machine's memory, without a limit of the user's: a quarter
+DEVICE_SHARE = 16  # of a GPU's memory
 
 
 @dataclass
 class TrunkStore:
-    """Rows' states (T, D) by key. `memory` and `disk` are limits in bytes; what fits neither is not kept."""
+    """Rows' states (T, D) by key. `device`, `memory` and `disk` are limits in bytes, filled in that order; what fits
+    none is not kept."""
 
     memory: int
     disk: int = 0
-    rows: dict[Key, np.ndarray[Any, Any]] = field(default_factory=dict)
+    device: int = 0
+    rows: dict[Key, np.ndarray[Any, Any] | mx.array] = field(default_factory=dict)
+    device_used: int = 0
+    device_peak: int = 0
     memory_used: int = 0
     memory_peak: int = 0
     disk_used: int = 0
@@ -43,6 +49,9 @@ class TrunkStore:
     def put(self, keys: Sequence[Key], states: mx.array, lengths: Sequence[int]) -> None:
         """Keep row i of `states` (B, T, D) without its padding, as far as there is room."""
         self._dtype = states.dtype
+        if self.device_used + states.nbytes <= self.device:
+            self._put_on_device(keys, states, lengths)
+            return
         whole = np.array(_plain(states))
         for row, key, length in zip(whole, keys, lengths, strict=True):
             size = length * row.shape[-1] * row.itemsize
@@ -57,11 +66,24 @@ class TrunkStore:
                 view[:] = row[:length]
                 self.rows[key], self._places[key] = view, (place, size)
 
+    def _put_on_device(self, keys: Sequence[Key], states: mx.array, lengths: Sequence[int]) -> None:
+        for i, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+            if key not in self.rows:
+                # A copy: a view would keep the states of all rows of the slice until the last one is forgotten.
+                row = mx.take(states[:, :length], mx.array(i), axis=0)
+                mx.async_eval(row)
+                self.rows[key] = row
+                self.device_used += row.nbytes
+        self.device_peak = max(self.device_peak, self.device_used)
+
     def get(self, keys: Sequence[Key], width: int) -> mx.array | None:
         """States (B, width, D) with zeros behind each row, or None where one is not kept."""
         found = [self.rows.get(key) for key in keys]
         if any(row is None for row in found):
             return None
+        if any(isinstance(row, mx.array) for row in found):
+            on_device = [row if isinstance(row, mx.array) else _back(mx.array(row), self._dtype) for row in found]
+            return mx.stack([mx.pad(row, ((0, width - len(row)), (0, 0))) for row in on_device])
         first = found[0]
         assert first is not None
         out = np.zeros((len(found), width, first.shape[1]), first.dtype)
@@ -76,7 +98,9 @@ class TrunkStore:
             row = self.rows.pop(key, None)
             if row is None:
                 continue
-            if key in self._places:
+            if isinstance(row, mx.array):
+                self.device_used -= row.nbytes
+            elif key in self._places:
                 self._free.append(self._places.pop(key))
             else:
                 self.memory_used -= row.nbytes
@@ -109,6 +133,14 @@ def _back(states: mx.array, dtype: mx.Dtype) -> mx.array:
 
 def auto_memory() -> int:
     return memory_bytes() // AUTO_SHARE
+
+
+def device_memory() -> int:
+    """Bytes of a GPU's own memory for states; 0 on a CPU and where it shares the host's memory."""
+    if mx.default_device() == mx.cpu or mx.metal.is_available():
+        return 0
+    info = mx.device_info()
+    return int(info.get("memory_size") or info.get("total_memory") or 0) // DEVICE_SHARE
 
 
 def trunk_note(
