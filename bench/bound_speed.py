@@ -1,4 +1,4 @@
-"""Batches of replies that are bound to the schemas of BFCL, against free ones: tokens a second, and how many are valid.
+"""Batches of replies bound to the schemas of BFCL, against free ones: tokens a second, and how many are valid.
 
     python bench/bound_speed.py smollm2-135m --calls 64
     python bench/bound_speed.py MODEL_OR_RUN_FOLDER --calls 2000 --benchmark tests/data/bfcl     # fetches nothing

@@ -16,8 +16,8 @@ from calltune.tasks.questions import bfcl_questions
 
 @dataclass(frozen=True)
 class Validity:
-    """What became of replies that had to be calls. `cut`: the limit of tokens ended them; `unenforced`: against a part
-    of a schema that the grammar could not hold, as their notes say; `invalid`: against one that it should have."""
+    """What became of replies that had to be calls. `cut`: the limit of tokens ended them; `unenforced`: they break a
+    part of a schema that the grammar could not hold, as their notes say; `invalid`: one that it should have held."""
 
     valid: int
     cut: int
