@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class Caller:
                     on_reply(group[index], replies[group[index]])
 
             generate_batch(self.decoder, [prompts[i] for i in group], max_tokens=max_tokens, batch_size=size,
-                           sampling=sampling, guides=[self._guide(grammars[i]) for i in group],
+                           sampling=sampling, guides=[self._guide_maker(grammars[i]) for i in group],
                            on_done=done)  # fmt: skip
         return [replies[i] for i in range(len(requests))]
 
@@ -144,6 +145,9 @@ class Caller:
 
     def _guide(self, grammar: Grammar | None) -> Guide | None:
         return Guide(grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
+
+    def _guide_maker(self, grammar: Grammar | None) -> Callable[[], Guide] | None:
+        return partial(Guide, grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
 
     def _share(self, messages: Sequence[Message], tools: Sequence[Tool], ids: Sequence[int]) -> None:
         """Have the part of a prompt in the cache that every request with these tools begins with: up to where the
