@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model or a run, by name or folder")
     parser.add_argument("--calls", type=int, default=64)
+    parser.add_argument("--each", type=int, default=8, help="how often each request is answered")
     parser.add_argument("--free", type=int, default=64, help="how many of them are answered freely too")
     parser.add_argument("--piece", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--benchmark", type=Path, help="a folder of BFCL's files")
     args = parser.parse_args(argv)
     caller = load(args.model, think=False)
-    requests = bfcl_requests(args.calls, args.seed, args.benchmark)
+    requests = bfcl_requests(args.calls, args.seed, args.benchmark, args.each)
     size, limit = args.batch_size, args.max_tokens
     for rules in (RULES, None):  # what is done once counts for neither
         timed(caller, requests[:size], size, 4, rules, 0)

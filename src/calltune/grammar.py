@@ -178,7 +178,7 @@ def enforceable(tool: Tool) -> tuple[dict[str, Any], tuple[str, ...]]:
     """
     schema = closed(dict(tool.parameters))
     schema.setdefault("type", "object")
-    if "properties" not in schema and "additionalProperties" not in tool.parameters:
+    if not schema.get("properties") and "additionalProperties" not in tool.parameters:
         schema["additionalProperties"] = False
     if not (error := compile_error(schema)):
         return schema | {"x-guidance": SPACING}, ()

@@ -29,12 +29,13 @@ class Validity:
         return f"{said}, {len(self.invalid)} invalid"
 
 
-def bfcl_requests(count: int, seed: int, place: Path | None = None) -> list[Request]:
-    """That many requests of BFCL in a random order, over and over where there are fewer. `place`: a folder of its
-    files (None: the cache, into which they are fetched). Raises InputError."""
+def bfcl_requests(count: int, seed: int, place: Path | None = None, each: int = 1) -> list[Request]:
+    """That many requests of BFCL in a random order, each of them `each` times, and over and over where there are
+    fewer. `place`: a folder of its files (None: the cache, into which they are fetched). Raises InputError."""
     questions = [q for q in bfcl_questions(read_cases(NON_LIVE + LIVE, place)) if q.tools]
     random.Random(seed).shuffle(questions)
-    return [(questions[i % len(questions)].messages, questions[i % len(questions)].tools) for i in range(count)]
+    chosen = [questions[i // each % len(questions)] for i in range(count)]
+    return [(question.messages, question.tools) for question in chosen]
 
 
 def validity(replies: Sequence[Reply], tools: Sequence[Sequence[Tool]]) -> Validity:

@@ -45,20 +45,24 @@ class Batch:
     def admit(self, indices: Sequence[int], rows: Sequence[Writing]) -> None:
         """Runs over the prompts of new rows, which stand in their queues, and chooses their first tokens."""
         asked = [i for i, row in enumerate(rows) if not row.ended]  # the limit may have ended one already
-        for filled in self.filler.fill([rows[i].queue for i in asked]):
-            new = [rows[asked[i]] for i in filled.places]
+        pieces = list(self.filler.fill([rows[i].queue for i in asked]))
+        for piece in pieces:
+            new = [rows[asked[i]] for i in piece.places]
             for row in new:
                 row.queue = []
-            self._choose(filled.hidden, new)
-            if self.slots is None:
-                self.slots = Slots(0, self.filler.start)
-                self.layers = self.caches(self.filler.prefix, self.slots)
-            self.slots.add(filled.padding)
-            for layer, pair in zip(self.layers, filled.keys_values, strict=True):
-                layer.add(pair)
-            mx.eval([[layer.keys, layer.values] for layer in self.layers])
-            self.indices += [indices[asked[i]] for i in filled.places]
+            self._choose(piece.hidden, new)
+            self.indices += [indices[asked[i]] for i in piece.places]
             self.rows += new
+        if not pieces:
+            return
+        if self.slots is None:
+            self.slots = Slots(0, self.filler.start)
+            self.layers = self.caches(self.filler.prefix, self.slots)
+        for piece in pieces:
+            self.slots.add(piece.padding)
+        for i, layer in enumerate(self.layers):  # one after the other: no more than one is in memory twice
+            layer.add([piece.keys_values[i] for piece in pieces])
+            mx.eval(layer.keys, layer.values)
 
     def step(self) -> None:
         """One run of the model over what rows have waiting; a row that has nothing left gets its next token."""

@@ -13,7 +13,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from calltune.batching import MIN_PREFIX
 from calltune.engine.batch import Batch
 from calltune.engine.cpu import fast_cpu, is_fast
-from calltune.engine.filling import RUN_COST, Filler, in_order
+from calltune.engine.filling import RUN_COST, Filler, alike
 from calltune.engine.kept import Kept
 from calltune.engine.parts import Parts, find_parts, run_body, run_head
 from calltune.engine.prefix import Decoding, KeyValues, Recorder, Slots, supports_sharing
@@ -131,18 +131,28 @@ def generate_batch(
                 if on_done:
                     on_done(index, results[index])
             return [results[i] for i in range(len(prompts))]
-        start = _share(decoder, prompts)
+        for group in _groups(prompts, batch_size):
+            start = _share(decoder, [prompts[i] for i in group])
 
-        def begin(index: int) -> Writing:
-            writing = Writing(decoder.stop_ids, max_tokens, _made(guides[index]))
-            writing.begin(prompts[index][start:])
-            return writing
+            def begin(index: int, start: int = start) -> Writing:
+                writing = Writing(decoder.stop_ids, max_tokens, _made(guides[index]))
+                writing.begin(prompts[index][start:])
+                return writing
 
-        for index, writing in _batched(decoder, start, in_order(prompts), begin, batch_size, sampler):
-            results[index] = writing.finish()
-            if on_done:
-                on_done(index, results[index])
+            for index, writing in _batched(decoder, start, group, begin, batch_size, sampler):
+                results[index] = writing.finish()
+                if on_done:
+                    on_done(index, results[index])
     return [results[i] for i in range(len(prompts))]
+
+
+def _groups(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Which prompts share batches. Those that begin alike and fill half a batch have batches of their own, so that
+    what they share is in memory once and is read once a step."""
+    groups = alike(prompts)
+    large = [group for group in groups if 2 * len(group) >= size and len(group) > 1]
+    rest = [i for group in groups if group not in large for i in group]
+    return large + ([rest] if rest else [])
 
 
 def _made(guide: Callable[[], Guide] | None) -> Guide | None:

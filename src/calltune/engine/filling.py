@@ -130,9 +130,8 @@ def buckets(lengths: Sequence[int], cost: int) -> list[list[int]]:
     return made[::-1]
 
 
-def in_order(rows: Sequence[Sequence[int]]) -> list[int]:
-    """The rows so that those stand together that begin alike for half of their length, else by length: what runs
-    side by side is to share much and differ little in length."""
+def alike(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The rows in groups that begin alike for half of their length, those of short rows first."""
     groups: list[list[int]] = []
     order = sorted(range(len(rows)), key=lambda i: rows[i])
     for place, i in enumerate(order):
@@ -141,4 +140,4 @@ def in_order(rows: Sequence[Sequence[int]]) -> list[int]:
             groups[-1].append(i)
         else:
             groups.append([i])
-    return [i for group in sorted(groups, key=lambda g: max(len(rows[i]) for i in g)) for i in group]
+    return sorted(groups, key=lambda group: max(len(rows[i]) for i in group))

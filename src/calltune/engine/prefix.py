@@ -184,15 +184,11 @@ class Decoding:
             self.keys, self.values = self.keys[rows][:, :, front:], self.values[rows][:, :, front:]
             self.used -= front
 
-    def add(self, pair: tuple[mx.array, mx.array]) -> None:
+    def add(self, pairs: Sequence[tuple[mx.array, mx.array]]) -> None:
         """More rows below, as `Slots.add` has them."""
-        if self.keys is None or self.values is None:
-            self.keys, self.values = pair
-        else:
-            width = max(self.used, pair[0].shape[2])
-            own = self.keys[:, :, : self.used], self.values[:, :, : self.used]
-            self.keys, self.values = (
-                mx.concatenate([padded(mine, width), padded(theirs, width)])
-                for mine, theirs in zip(own, pair, strict=True)
-            )
-        self.used = self.keys.shape[2]
+        if self.keys is not None and self.values is not None:
+            pairs = [(self.keys[:, :, : self.used], self.values[:, :, : self.used]), *pairs]
+        self.used = max(keys.shape[2] for keys, _ in pairs)
+        self.keys, self.values = (
+            mx.concatenate([padded(pair[side], self.used) for pair in pairs]) for side in (0, 1)
+        )
