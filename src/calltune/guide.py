@@ -48,10 +48,18 @@ class Guide:
     def takes(self, token: int) -> bool:
         """Goes on with a token that the mask allows; False, and nothing has changed, where the call could then not
         be read any more (a key given twice, a number too large)."""
-        if self.grammar.watched and unreadable(self.tokenizer.decode([*self.ids, token])):
+        if self.grammar.watched and unreadable(self._watched([*self.ids, token])):
             return False
         self.ids.append(token)
         return bool(self.matcher.consume_token(token))
+
+    def _watched(self, ids: list[int]) -> str:
+        """The text from the last call's beginning on, its strings in quotes."""
+        text = self.tokenizer.decode(ids)
+        start = max((match.start() for match in re.finditer(self.grammar.begins, text)), default=0)
+        text = text[start:]
+        mark = self.grammar.strings
+        return "".join(text.split(mark)[::2]) if mark else text  # what its own strings hold is nothing to look at
 
     def forced(self) -> list[int]:
         """The tokens that must come next, which it goes on with; none where there is a choice."""
@@ -85,10 +93,9 @@ def ll_tokenizer(tokenizer: Tokenizer, stop_ids: frozenset[int]) -> Any:
 
 def unreadable(text: str) -> bool:
     """Whether the last JSON value of a text, however far it is written, cannot be read whatever follows."""
-    start = text.rfind('{"name": ')
     keys: list[set[str] | None] = []  # of each open bracket; None: a list
     before = ""
-    for match in PART.finditer(text, max(start, 0)):
+    for match in PART.finditer(text):
         part = match[0]
         if part in "{[":
             keys.append(set() if part == "{" else None)
