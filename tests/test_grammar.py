@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from calltune.cli import main
 from calltune.data.bfcl import LIVE, NON_LIVE, read_cases
 from calltune.engine.writing import Writing
 from calltune.errors import InputError
-from calltune.formats import get_format, join
+from calltune.formats import FORMATS, get_format, join
 from calltune.grammar import Grammar, Rules, check_loose, enforceable, grammar_of
 from calltune.guide import Guide, unreadable
 from calltune.schema import Message, Reply, Tool, ToolCall, validate_call
@@ -96,14 +98,40 @@ def test_an_open_plan_and_none(template, tokenizer):
     assert allowed(CALL, without, tokenizer) == (True, True)
 
 
-@pytest.mark.parametrize("form", ["llama3", "mistral"])
+FORMS = [name for name in FORMATS if name not in ("hermes", "python-hermes")]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_other_formats(form, template, tokenizer):
     other = Template(template.source, "t", form, stop=template.stop)
-    grammar = grammar_of(TOOLS, Rules("required"), other, tokenizer)
-    call = ToolCall("get_weather", {"city": "Paris"})
-    assert allowed(join(get_format(form).write(Reply(calls=(call,)))), grammar, tokenizer) == (True, True)
+    calls = (ToolCall("get_weather", {"city": 'Pa"ris,\n{x}', "unit": "celsius"}), ToolCall("get_time", {"city": ""}))
+
+    def text(*calls: ToolCall, **more: str) -> str:
+        return join(get_format(form).write(Reply(calls=calls, **more)))
+
+    for rules, right, wrong in [
+        (Rules("required"), [text(*calls), text(*calls[::-1]), text(calls[0], thinking="a plan")], ["Hello.", ""]),
+        (Rules(), [text(*calls), "Hello.", "", text(calls[0], content="Words (and [more]):")], []),
+        (Rules(parallel=False), [text(calls[0])], [text(*calls)]),
+        (Rules("none"), ["Hello.", text(thinking="a plan", content="Hello.")], [text(calls[0])]),
+        (Rules("get_time", named=True), [text(calls[1])], [text(calls[0]), "Hello."]),
+    ]:
+        grammar = grammar_of(TOOLS, rules, other, tokenizer)
+        assert [t for t in right if allowed(t, grammar, tokenizer) != (True, True)] == []
+        assert [t for t in wrong if allowed(t, grammar, tokenizer) == (True, True)] == []
+    grammar = grammar_of(TOOLS, Rules(), other, tokenizer)
+    for bad in [ToolCall("get_wether", {"city": "x"}), ToolCall("get_weather", {"town": "x"}),
+                ToolCall("get_weather", {}), ToolCall("get_weather", {"city": "x", "unit": "kelvin"})]:  # fmt: skip
+        assert allowed(text(bad), grammar, tokenizer) != (True, True)
+
+
+def test_an_unknown_format_and_names_that_a_format_cannot_say_are_told(template, tokenizer):
     with pytest.raises(InputError, match="cannot be bound"):
-        grammar_of(TOOLS, Rules(), Template("", "t", "gemma4"), tokenizer)
+        grammar_of(TOOLS, Rules(), Template("", "t", "morse"), tokenizer)
+    spaced = Tool("get weather", "", {"type": "object", "properties": {}})
+    for form in ("mistral", "pythonic", "gemma4", "functiongemma", "qwen3-coder"):
+        with pytest.raises(InputError, match="get weather"):
+            grammar_of([spaced], Rules(), Template(template.source, "t", form), tokenizer)
 
 
 NASTY = ['say "hi"', "two\nlines", "東京 😀", "it's", "</tool_call>", "a\\b", "%json {}", "/x/"]
@@ -119,35 +147,84 @@ def test_names_and_values_with_quotes_newlines_and_unicode(template, tokenizer):
         assert get_format("hermes").parse(text).calls == (call,)
 
 
-def walk(grammar: Grammar, tokenizer: Tokenizer, rng: random.Random, limit: int = 400) -> Reply:
+# Ends of texts that are several tokens here: a walk would hardly ever find them.
+ENDS = {"gemma4": '<|"|>', "functiongemma": "<escape>", "qwen3-coder": "\n</parameter>\n"}
+
+
+def walk(
+    grammar: Grammar, tokenizer: Tokenizer, rng: random.Random, tools: Sequence[Tool], form: str = "hermes"
+) -> Reply:
     """A reply of tokens drawn from those that are allowed, those that end something more often."""
     stop = frozenset(tokenizer.stop_ids)
-    writing = Writing(stop, limit, Guide(grammar, tokenizer, stop))
+    writing = Writing(stop, 400, Guide(grammar, tokenizer, stop))
     writing.begin([])
-    ends = [i for i in range(tokenizer.inner.vocab_size) if tokenizer.decode([i])[:1] in ('"', "}", "]", ",")]
+    ends = [
+        i for i in range(tokenizer.inner.vocab_size) if tokenizer.decode([i])[:1] in ('"', "}", "]", ",", "<", ")")
+    ]
     while not writing.ended:
         assert writing.guide
         mask = writing.guide.mask()
         some = [i for i in ends if mask[i]] if rng.random() < 0.4 else []
-        token = rng.choice(some or np.flatnonzero(mask).tolist())
-        if token in stop or writing.guide.takes(token):
-            writing.add(token)
+        several = tokenizer.encode(ENDS[form]) if form in ENDS and rng.random() < 0.2 else []
+        for token in several or [rng.choice(some or np.flatnonzero(mask).tolist())]:
+            if writing.ended or not (writing.guide.mask()[token] if several else True):
+                break
+            if token in stop or writing.guide.takes(token):
+                writing.add(token)
     made = writing.finish()
-    reply = get_format("hermes").parse(tokenizer.decode(made.ids))
-    return Reply(reply.thinking, reply.calls, reply.content, reply.raw, reply.errors, made.truncated)
+    return replace(get_format(form).parse(tokenizer.decode(made.ids), tools=tools), truncated=made.truncated)
 
 
-def test_random_walks_over_schemas_of_bfcl_are_valid(template, tokenizer):
+@pytest.mark.parametrize("form", ["hermes", *FORMS])
+def test_random_walks_over_schemas_of_bfcl_are_valid(form, template, tokenizer):
     rng, whole = random.Random(3), 0
     questions = [q for q in bfcl_questions(read_cases(NON_LIVE + LIVE, DATA)) if q.tools]
+    written = replace(choose_template(tokenizer, think=False), format=form)
     for question in questions:
-        grammar = grammar_of(question.tools, Rules("required"), choose_template(tokenizer, think=False), tokenizer)
-        reply = walk(grammar, tokenizer, rng)
+        grammar = grammar_of(question.tools, Rules("required"), written, tokenizer)
+        reply = walk(grammar, tokenizer, rng, question.tools, form)
         if not reply.truncated:
             whole += 1
             found = [p for call in reply.calls for p in validate_call(call, question.tools)]
             assert reply.calls and not reply.errors and (not found or grammar.loose), (reply, found)
-    assert whole > len(questions) / 2
+    assert whole > len(questions) / 3
+
+
+ODD = {
+    "type": "object",
+    "$defs": {"node": {"type": "object", "properties": {"v": {"type": "integer"}, "next": {"$ref": "#/$defs/node"}},
+                       "required": ["v"]}},
+    "properties": {
+        "a": {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 9}, "minItems": 1, "maxItems": 3},
+        "b": {"type": ["string", "null"]}, "c": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "d": {"type": "object", "additionalProperties": {"type": "boolean"}}, "e": {}, "f": {"$ref": "#/$defs/node"},
+        "g": {"enum": ["1", 1, "true", True, None, "a<b", "say \"x\"", "</parameter>", '<|"|>']},
+        "h": {"type": "string", "minLength": 2, "maxLength": 4}, "i": {"type": "string"}, "j": {"const": "x"},
+        "k": {"type": "object", "properties": {"odd key!": {"type": "boolean"}, "p": {"type": "string"}},
+              "required": ["p"]},
+        "l": {"type": "array", "items": {"type": "array"}}, "m": {"type": "boolean"},
+    },
+    "required": ["b", "c", "g", "h", "k", "m"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["hermes", *FORMS])
+@pytest.mark.parametrize("rules", [Rules("required"), Rules()])
+def test_random_walks_over_odd_schemas_are_valid(form, rules, template, tokenizer):
+    """With plans, words before calls, several calls."""
+    tools = [Tool("odd", "", ODD), WEATHER, Tool("free", "", {"type": "object"}),
+             Tool("open", "", {"type": "object", "additionalProperties": True}),
+             Tool("keys", "", {"properties": {"a b": {"type": "string"}, "c": {"type": "null"}}})]  # fmt: skip
+    grammar = grammar_of(tools, rules, replace(template, format=form), tokenizer)
+    called = 0
+    for seed in range(40):
+        reply = walk(grammar, tokenizer, random.Random(seed), tools, form)
+        if not reply.truncated:
+            found = [p for call in reply.calls for p in validate_call(call, tools)]
+            assert not reply.errors and not found, (reply, found)
+            called += len(reply.calls)
+            assert rules.choice == "auto" or reply.calls
+    assert called > 3 or rules.choice == "auto"
 
 
 def test_free_objects_and_numbers_stay_readable(tokenizer):
@@ -160,7 +237,7 @@ def test_free_objects_and_numbers_stay_readable(tokenizer):
     grammar = grammar_of([tool], Rules("required"), choose_template(tokenizer, think=False), tokenizer)
     assert grammar.watched
     for seed in range(30):
-        reply = walk(grammar, tokenizer, random.Random(seed))
+        reply = walk(grammar, tokenizer, random.Random(seed), [tool])
         assert reply.truncated or (not reply.errors and not validate_call(reply.calls[0], [tool])), reply
 
 
@@ -241,8 +318,6 @@ def test_rows_that_are_cut_in_the_middle_of_forced_tokens_say_so(caller):
 
 
 def test_models_with_other_caches_are_bound_too(caller):
-    from dataclasses import replace
-
     plain = replace(caller, decoder=replace(caller.decoder, sharing=False))
     rules = Rules("required", False)
     assert plain(HELLO, TOOLS, rules=rules, max_tokens=60).raw == caller(HELLO, TOOLS, rules=rules, max_tokens=60).raw

@@ -75,20 +75,21 @@ def frame_of(template: Template) -> Frame:
     return found
 
 
+PYTHON_MARKS = tuple(map(re.escape, (pythonic.OPEN, "<|python_start|>", *pythonic.ENDS)))
 MISTRAL = {"think": mistral.THINK, "after_think": ""}
 FRAMES = {
     "llama3": Frame('{"name": ', "", ', "parameters": ', "}", "; "),
     "mistral": Frame(mistral.OPEN, "", "[ARGS]", "", "", quoted=False, **MISTRAL, begins=re.escape(mistral.OPEN)),  # type: ignore[arg-type]
     "mistral-list": Frame(mistral.OPEN, '{"name": ', ', "arguments": ', "}", ", ", again=False, opens="[", closes="]",
                           **MISTRAL),  # type: ignore[arg-type]
-    "pythonic": Frame("", "", "(", ")", ", ", quoted=False, again=False, closes="]", refused=(LIST,),
+    "pythonic": Frame("", "", "(", ")", ", ", quoted=False, again=False, closes="]", refused=(LIST, *PYTHON_MARKS),
                       form="pythonic", begins=LIST),
     "lfm2": Frame(pythonic.OPEN, "", "(", ")", ", ", quoted=False, again=False, opens="[",
-                  closes="]" + pythonic.CLOSE, refused=(LIST, re.escape(pythonic.CLOSE)), form="pythonic",
+                  closes="]" + pythonic.CLOSE, refused=(LIST, *PYTHON_MARKS), form="pythonic",
                   begins=re.escape(pythonic.OPEN)),
     "qwen3-coder": Frame(qwen3_coder.OPEN, f"\n{qwen3_coder.FUNCTION}", ">\n",
                          f"{qwen3_coder.END_FUNCTION}\n{qwen3_coder.CLOSE}", "\n", quoted=False,
-                         refused=(re.escape(qwen3_coder.FUNCTION), re.escape(qwen3_coder.CLOSE)), form="qwen3-coder",
+                         refused=("</?(function|parameter)", re.escape(qwen3_coder.CLOSE)), form="qwen3-coder",
                          begins="<parameter="),
     "json": Frame(f"{json_text.FENCE}json\n", '{"name": ', ', "arguments": ', "}", ", ", again=False, listed=True,
                   closes=f"\n{json_text.FENCE}",

@@ -15,6 +15,7 @@ from typing import Any
 
 from calltune.errors import InputError, Problem
 from calltune.formats import get_format
+from calltune.formats.pieces import END_THINK, THINK
 from calltune.frames import Frame, arguments_of, frame_of, spelled
 from calltune.grammar_values import SPACING, compile_error, literal, without
 from calltune.schema import Reply, Tool, ToolCall, shorten, validate_call
@@ -68,7 +69,7 @@ def grammar_of(
     offered = offered_tools(tools, rules)
     frame = frame_of(template)
     _check_names(offered, template)
-    marks = [re.escape(mark.strip()) for mark in (*frame.think, frame.mark) if mark]
+    marks = [re.escape(mark.strip()) for mark in (*frame.think, THINK, END_THINK, frame.mark) if mark]
     lines = ["%llguidance {}", f"CONTENT: {without([*marks, *frame.refused])}",
              f"PLAN: {without([re.escape(frame.think[1])])}"]  # fmt: skip
     plan, thinks = "", template.think_instruction is not None
