@@ -3,9 +3,9 @@
     python bench/bound_speed.py smollm2-135m --calls 64
     python bench/bound_speed.py MODEL_OR_RUN_FOLDER --calls 2000 --benchmark tests/data/bfcl     # fetches nothing
 
-Both sides answer the same requests at temperature 1, in turns over pieces of `--piece` requests. Free replies rarely
-end, so a side's speed is that of its own tokens; `prompts` is the time of answers of one token, and `decoding` is
-tokens a second of what is left without it. Exit code 1: a call is invalid.
+Both sides answer the same requests at temperature 1, in turns over pieces of `--piece` requests, with nothing kept
+from before. Free replies rarely end, so a side's speed is that of its own tokens; `prompts` is the time of free
+answers of one token, and `decoding` is tokens a second of what is left without it. Exit code 1: a call is invalid.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from calltune.bench.bound import bfcl_requests, tokens_of, validity
 from calltune.caller import Caller, Request, load
 from calltune.engine.decode import Sampling
+from calltune.engine.kept import Kept
 from calltune.grammar import Rules
 from calltune.platform.machine import machine
 from calltune.schema import Reply
@@ -31,6 +32,7 @@ RULES = Rules("required", parallel=False)
 def timed(
     caller: Caller, requests: list[Request], size: int, tokens: int, rules: Rules | None, seed: int
 ) -> tuple[list[Reply], float]:
+    caller.decoder.kept, caller.decoder.prefix = Kept(), ()
     started = time.perf_counter()
     sampling = Sampling(temperature=1.0, seed=seed)
     replies = caller.batch(requests, max_tokens=tokens, batch_size=size, sampling=sampling, rules=rules)
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     size, limit = args.batch_size, args.max_tokens
     for rules in (RULES, None):  # what is done once counts for neither
         timed(caller, requests[:size], size, 4, rules, 0)
-    seconds = {"bound": 0.0, "free": 0.0, "bound_prompts": 0.0, "free_prompts": 0.0}
+    seconds = {"bound": 0.0, "free": 0.0, "prompts": 0.0}
     made: dict[str, list[Reply]] = {"bound": [], "free": []}
     timed_tokens = {"bound": 0, "free": 0}
     for start in range(0, len(requests), args.piece):
@@ -67,11 +69,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             if start < args.free:  # what both sides answered
                 seconds[name] += took
                 timed_tokens[name] += tokens_of(caller, replies)
-                seconds[f"{name}_prompts"] += timed(caller, piece, size, 1, rules, args.seed)[1]
+        if start < args.free:
+            seconds["prompts"] += timed(caller, piece, size, 1, None, args.seed)[1]
         said = validity(made["bound"], [tools for _, tools in requests[: len(made["bound"])]])
         print(f"{len(made['bound'])}: {said}", file=sys.stderr, flush=True)
     whole = {name: timed_tokens[name] / max(seconds[name], 1e-9) for name in made}
-    decoding = {name: timed_tokens[name] / max(seconds[name] - seconds[f"{name}_prompts"], 1e-9) for name in made}
+    decoding = {name: timed_tokens[name] / max(seconds[name] - seconds["prompts"], 1e-9) for name in made}
     figures = {
         "model": args.model, "device": machine().to_dict(), "dtype": caller.loaded.dtype, "batch_size": size,
         "calls": len(requests), "validity": asdict(said), "tokens": timed_tokens, "seconds": seconds,
