@@ -227,6 +227,37 @@ def test_random_walks_over_odd_schemas_are_valid(form, rules, template, tokenize
     assert called > 3 or rules.choice == "auto"
 
 
+MARKS = {
+    "gemma4": ["<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"],
+    "functiongemma": ["<start_function_call>", "<end_function_call>", "<escape>"],
+    "lfm2": ["<|tool_call_start|>", "<|tool_call_end|>"],
+    "mistral": ["[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"],
+    "hermes": ["<tool_call>", "</tool_call>", "<think>", "</think>"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", MARKS)
+def test_marks_that_are_tokens_of_their_own_are_written_as_these(form, template, tmp_path):
+    """As the models' own vocabularies have them."""
+    tiny_tokenizer(tmp_path)
+    own = load_tokenizer(tmp_path)
+    own.inner.add_special_tokens({"additional_special_tokens": MARKS[form]})
+    tools = [Tool("odd", "", ODD), WEATHER]
+    grammar = grammar_of(tools, Rules(), replace(template, format=form), own)
+    text = join(get_format(form).write(Reply("a plan", (ToolCall("get_weather", {"city": 'a "b" {c}'}),))))
+    assert len(own.encode(MARKS[form][0])) == 1
+    assert allowed(text, grammar, own) == (True, True)
+    called = 0
+    grammar = grammar_of(tools, Rules("required"), replace(template, format=form), own)
+    for seed in range(20):
+        reply = walk(grammar, own, random.Random(seed), tools, form)
+        if not reply.truncated:
+            found = [p for call in reply.calls for p in validate_call(call, tools)]
+            assert reply.calls and not reply.errors and not found, (reply, found)
+            called += 1
+    assert called > 3
+
+
 def test_free_objects_and_numbers_stay_readable(tokenizer):
     assert unreadable('{"name": "f", "arguments": {"a": 1, "a"')
     assert unreadable('{"name": "f", "arguments": {"a": 1e999')

@@ -90,7 +90,8 @@ def grammar_of(
         if missing:
             loose[tool.name], watched = missing, True
         name = json.dumps(tool.name, ensure_ascii=False) if frame.quoted else tool.name
-        head = literal(frame.before + name + frame.after) if frame.mark else ""
+        around = spelled(frame.before, tokenizer), spelled(frame.after, tokenizer)
+        head = f"{around[0]} {literal(name)} {around[1]}" if frame.mark else ""
         lines.append(f"call_{i}: {head} {expression} {spelled(frame.end, tokenizer)}")
     lines += _start(frame, offered, rules, plan, tokenizer)
     return Grammar("\n".join(lines) + "\n", loose, watched, frame.begins, frame.strings)
