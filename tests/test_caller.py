@@ -93,6 +93,25 @@ def test_groups_give_the_same_replies(tmp_path, monkeypatch):
     assert parts == whole and dict(seen) == dict(enumerate(whole))
 
 
+def test_where_requests_with_the_same_tools_part_is_found_once(model, monkeypatch):
+    from calltune import caller as module
+
+    made = []
+    render = module.prompt_ids
+    monkeypatch.setattr(module, "prompt_ids", lambda *a, **k: made.append(a[0]) or render(*a, **k))
+    caller, plain = load(model), load(model)
+    texts = ["Hello", "Good morning.", "What is the weather?"]
+    for count, text in zip((2, 3, 4), texts, strict=True):
+        reply = caller(text, TOOLS, max_tokens=4).raw
+        assert len(made) == count
+        assert reply == plain.batch([((Message("user", text),), TOOLS)], max_tokens=4)[0].raw
+        del made[count:]
+    system = (Message("system", "Be brief."), Message("user", "Hello"))
+    del made[:]
+    for _ in range(2):
+        assert caller(system, TOOLS, max_tokens=4).raw == plain.batch([(system, TOOLS)], max_tokens=4)[0].raw
+
+
 def test_the_tools_prefix_is_computed_once_and_kept(model, monkeypatch, tmp_path):
     """In memory over requests and over other tools in between, on disk for the next process."""
     from calltune.engine import decode

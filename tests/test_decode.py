@@ -9,6 +9,7 @@ import pytest
 from tiny import ARCHS, WINDOW, tiny_model
 
 from calltune.engine.decode import Decoder, Sampling, generate_batch, generate_stream, hold_prefix
+from calltune.engine.filling import buckets
 from calltune.engine.load import LoadedModel, load
 
 import mlx.core as mx  # isort: skip  (after the engine: it loads the BLAS)
@@ -174,3 +175,64 @@ def test_sampling_follows_its_seed(llama):
         for seed in (1, 1, 2)
     ]
     assert made[0] == made[1] != made[2]
+
+
+def test_prompts_that_share_parts_and_rows_that_take_others_places(loaded):
+    """Requests of one beginning in two groups, of which one shares more, and others; more of them than places."""
+    rng = np.random.default_rng(1)
+    head, more = rng.integers(5, 500, 40).tolist(), rng.integers(5, 500, 45).tolist()
+    asked = [[*head, *more, 5 + i, *rng.integers(5, 500, 2 + i).tolist()] for i in range(3)]
+    asked += [[*head, 30 + i, *rng.integers(5, 500, 70 + i).tolist()] for i in range(2)] + prompts(0, (3, 50, 51, 20))
+    free = [reference(loaded, prompt) for prompt in asked]
+    stops = frozenset(ids[i % 5 + 1] for i, ids in enumerate(free))  # so that rows end at different times
+    for size in (4, 3, 16):
+        replies = generate_batch(Decoder(loaded.model, stops), asked, max_tokens=TOKENS, batch_size=size)
+        for prompt, ids, reply in zip(asked, free, replies, strict=True):
+            expected = ids[: next((i for i, token in enumerate(ids) if token in stops), TOKENS)]
+            same(loaded, prompt, reply.ids, expected)
+
+
+def test_what_prompts_share_is_run_over_once(llama, monkeypatch):
+    from calltune.engine import decode
+
+    loaded, shapes = load(str(llama)), []
+    run = decode.run_body
+    monkeypatch.setattr(decode, "run_body", lambda *a: shapes.append(a[1].shape) or run(*a))
+    asked = [*prompts(100, (4, 6, 5), 1), *prompts(100, (4, 5), 2), *prompts(0, (300,), 3)]
+    generate_batch(Decoder(loaded.model, NONE), asked, max_tokens=1)
+    assert sum(rows * width for rows, width in shapes) < 100 + 18 + 100 + 10 + 300 + 10
+
+
+def test_runs_over_rows_of_different_lengths_cost_the_least():
+    assert buckets([10, 500, 11, 480], 32) == [[0, 2], [3, 1]]
+    assert buckets([10, 500, 11, 480], 2000) == [[0, 2, 3, 1]]
+    assert buckets([7], 32) == [[0]] and buckets([], 32) == []
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(1.0, seed=3), Sampling(0.7, top_p=0.6, seed=3), Sampling(2.0, top_k=2)]
+)
+def test_drawn_tokens_have_the_probabilities_of_the_logits(sampling):
+    logits = np.array([1.0, 3.0, -np.inf, 2.0, 0.0], np.float32)
+    weights = np.exp(logits / sampling.temperature)
+    weights /= weights.sum()
+    order = np.argsort(-weights)
+    kept = order[: sampling.top_k or 5]
+    if sampling.top_p < 1:
+        kept = order[: 1 + int(np.searchsorted(np.cumsum(weights[order]), sampling.top_p))]
+    expected = np.where(np.isin(np.arange(5), kept), weights, 0)
+    for allowed in (None, np.array([[False, True, True, False, True]] * 4000)):
+        drawn = sampling.sampler()(mx.array(np.tile(logits, (4000, 1))), allowed)
+        if allowed is not None and sampling.top_k == 0 and sampling.top_p == 1:
+            expected = np.where(allowed[0], weights, 0)
+        elif allowed is not None:
+            assert set(drawn) <= {1, 4}
+            continue
+        found = np.bincount(drawn, minlength=5) / 4000
+        assert np.abs(found - expected / expected.sum()).max() < 0.04
+
+
+def test_the_likeliest_of_the_allowed_tokens():
+    logits = mx.array([[1.0, 3.0, 2.0], [5.0, 3.0, 4.0]])
+    assert Sampling().sampler()(logits, None) == [1, 0]
+    assert Sampling().sampler()(logits, np.array([[True, False, True], [False, True, True]])) == [2, 2]

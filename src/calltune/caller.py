@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from calltune.engine.adapter import read_adapter
 from calltune.engine.decode import Decoder, Generated, Sampling, generate_batch, generate_stream, use_prefix
+from calltune.engine.filling import shared_length
 from calltune.engine.kept import Kept
 from calltune.engine.load import Dtype, LoadedModel
 from calltune.engine.load import load as load_model
@@ -25,7 +27,7 @@ from calltune.schema import Message, Reply, Tool
 from calltune.template import Template, choose_template
 
 BATCH_TOKENS = 32_768  # of prompts side by side: 32 of a thousand tokens
-KEPT_GRAMMARS = 64
+REMEMBERED = 64  # sets of tools of which the grammar and the prompt's beginning are kept
 OTHER = "\u2042"  # a request that no other begins like
 Request = tuple[Sequence[Message], Sequence[Tool]]
 
@@ -39,6 +41,7 @@ class Caller:
     decoder: Decoder
     run: Run | None = None
     kept: dict[Any, tuple[Grammar, tuple[Tool, ...]]] = field(default_factory=dict)  # grammars of the last tools
+    beginnings: dict[Any, tuple[tuple[int, ...], tuple[Tool, ...]]] = field(default_factory=dict)  # of their prompts
 
     def __call__(
         self,
@@ -93,7 +96,7 @@ class Caller:
                     on_reply(group[index], replies[group[index]])
 
             generate_batch(self.decoder, [prompts[i] for i in group], max_tokens=max_tokens, batch_size=size,
-                           sampling=sampling, guides=[self._guide(grammars[i]) for i in group],
+                           sampling=sampling, guides=[self._guide_maker(grammars[i]) for i in group],
                            on_done=done)  # fmt: skip
         return [replies[i] for i in range(len(requests))]
 
@@ -134,9 +137,7 @@ class Caller:
         found = self.kept.get(key)
         if found is None:
             made = grammar_of(tools, rules, self.template, self.loaded.tokenizer, open_thinking=open_thinking)
-            found = self.kept[key] = (made, tuple(tools))  # with the tools, so that their ids stay
-            while len(self.kept) > KEPT_GRAMMARS:
-                del self.kept[next(iter(self.kept))]
+            found = _remember(self.kept, key, (made, tuple(tools)))
         return found[0]
 
     def _grammars(self, requests: Sequence[Request], rules: Rules | None) -> list[Grammar | None]:
@@ -145,13 +146,20 @@ class Caller:
     def _guide(self, grammar: Grammar | None) -> Guide | None:
         return Guide(grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
 
+    def _guide_maker(self, grammar: Grammar | None) -> Callable[[], Guide] | None:
+        return partial(Guide, grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
+
     def _share(self, messages: Sequence[Message], tools: Sequence[Tool], ids: Sequence[int]) -> None:
         """Have the part of a prompt in the cache that every request with these tools begins with: up to where the
-        prompt of another request differs."""
+        prompt of another request differs. That other prompt is made once for the same tools and system message."""
         system = tuple(messages[:1]) if messages and messages[0].role == "system" else ()
-        other = prompt_ids((*system, Message("user", OTHER)), tools, self.template, self.loaded.tokenizer)
-        length = next((i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), len(other))
-        use_prefix(self.decoder, ids[: min(length, len(ids) - 1)])
+        key = (tuple(map(id, tools)), system[0].content if system else None)
+        found = self.beginnings.get(key)
+        if found is None or tuple(ids[: len(found[0])]) != found[0]:
+            other = prompt_ids((*system, Message("user", OTHER)), tools, self.template, self.loaded.tokenizer)
+            length = shared_length(ids, other)
+            found = _remember(self.beginnings, key, (tuple(ids[:length]), tuple(tools)))
+        use_prefix(self.decoder, found[0][: len(ids) - 1])
 
     def parse(
         self,
@@ -171,6 +179,14 @@ class Caller:
         """A reply's text, as `stream` gives it, as a reply."""
         reply = get_format(self.template.format).parse(text, thinking_open=open_thinking, tools=tools)
         return replace(reply, truncated=truncated)
+
+
+def _remember(kept: dict[Any, Any], key: Any, value: Any) -> Any:
+    """Keeps the last few. A key has the ids of tools, so they stand in the value too: their ids stay theirs."""
+    kept[key] = value
+    while len(kept) > REMEMBERED:
+        del kept[next(iter(kept))]
+    return value
 
 
 def groups_of(prompts: Sequence[Sequence[int]], batch_size: int) -> list[tuple[list[int], int]]:

@@ -57,7 +57,8 @@ def evaluate(
     run, folder = _run_of(model), Path(out) if out is not None else None
     questions = load_questions(suite, rows, run, limit, benchmark)
     if decoding == "both" and baseline is not None:
-        raise InputError("decoding='both' and a baseline are two comparisons", next_step="leave one of them out")
+        raise InputError("decoding='both' and a baseline are two comparisons",
+                         next_step="ask twice with the baseline, decoding free and constrained")  # fmt: skip
     rules = None if decoding == "free" else Rules()
     asked: dict[str, Any] = {"max_tokens": max_tokens, "batch_size": batch_size, "progress": progress, "rules": rules}
     started = time.perf_counter()

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calltune.errors import InputError, Problem
-from calltune.formats import hermes, mistral
+from calltune.formats import get_format
 from calltune.formats.pieces import END_THINK, THINK
+from calltune.frames import Frame, arguments_of, frame_of, spelled
+from calltune.grammar_values import SPACING, compile_error, literal, without
 from calltune.schema import Reply, Tool, ToolCall, shorten, validate_call
 from calltune.template import Template
 from calltune.tokenizer import Tokenizer
 
 CHOICES = ("auto", "none", "required")
-# As json.dumps writes: what was trained, and most of it forced.
-SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -57,35 +57,8 @@ class Grammar:
     text: str
     loose: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     watched: bool = False
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How a format writes a call around its JSON arguments: `mark`, `before` the quoted or bare name, `after` it,
-    `end` after the arguments, `between` before the next mark."""
-
-    mark: str
-    before: str
-    after: str
-    end: str
-    between: str
-    quoted: bool = True
-
-
-def frame_of(template: Template) -> Frame:
-    """Raises InputError for a format whose calls cannot be bound."""
-    if template.format in ("hermes", "python-hermes"):
-        style = hermes.HermesStyle(**template.style)
-        opening = style.call_open.partition(hermes.OPEN)[2]
-        return Frame(
-            hermes.OPEN, opening + '{"name": ', ', "arguments": ', "}" + style.call_close, style.between_calls
-        )
-    if template.format == "llama3":
-        return Frame('{"name": ', "", ', "parameters": ', "}", "; ")
-    if template.format == "mistral":
-        return Frame(mistral.OPEN, "", "[ARGS]", "", "", quoted=False)
-    raise InputError(f"calls in the {template.format} format cannot be bound to their schemas yet",
-                     next_step="decode freely; calls are checked after decoding")  # fmt: skip
+    begins: str = ""  # pattern: how the part of a call begins that is watched
+    strings: str = ""  # what stands around strings, where that is no quote
 
 
 def grammar_of(
@@ -95,35 +68,68 @@ def grammar_of(
     tool, the named tool is not there, two tools of one name, a format that cannot be bound."""
     offered = offered_tools(tools, rules)
     frame = frame_of(template)
-    marks = [THINK, END_THINK, frame.mark, *((hermes.CLOSE,) if frame.mark == hermes.OPEN else ())]
-    lines = ["%llguidance {}", f"CONTENT: {_without(marks)}", f"PLAN: {_without([END_THINK])}"]
+    _check_names(offered, template)
+    marks = [re.escape(mark.strip()) for mark in (*frame.think, THINK, END_THINK, frame.mark) if mark]
+    lines = ["%llguidance {}", f"CONTENT: {without([*marks, *frame.refused])}",
+             f"PLAN: {without([re.escape(frame.think[1])])}"]  # fmt: skip
     plan, thinks = "", template.think_instruction is not None
     if thinks or open_thinking:
-        after = hermes.HermesStyle(**template.style).think_close.partition(END_THINK)[2]
-        begin = "" if open_thinking else f"{_mark(THINK, tokenizer)} "
-        lines += [_up_to("plan_text", "PLAN", _mark(END_THINK, tokenizer)), f"plan: {begin}plan_text {_text(after)}"]
+        begin = "" if open_thinking else f"{spelled(frame.think[0], tokenizer)} "
+        closed = _up_to("plan_text", "PLAN", spelled(frame.think[1], tokenizer))
+        lines += [closed, f"plan: {begin}plan_text {literal(frame.after_think)}"]
         plan = "plan " if open_thinking else "plan? "
-    opening = _mark(frame.mark, tokenizer)
-    calls, loose, watched = "", dict[str, tuple[str, ...]](), False
+    loose, watched = dict[str, tuple[str, ...]](), False
     for i, tool in enumerate(offered):
         schema, missing = enforceable(tool)
+        if frame.form:
+            expression, values = arguments_of(tool, schema, frame, f"call_{i}", tokenizer)
+            lines += values.lines
+            missing, watched = tuple(values.missing), watched or values.free
+        else:
+            expression, watched = f"%json {json.dumps(schema)}", watched or needs_watching(schema)
         if missing:
-            loose[tool.name] = missing
-        watched = watched or bool(missing) or needs_watching(schema)
+            loose[tool.name], watched = missing, True
         name = json.dumps(tool.name, ensure_ascii=False) if frame.quoted else tool.name
-        head = _text(frame.before + name + frame.after)
-        lines.append(f"call_{i}: {head} %json {json.dumps(schema)} {_text(frame.end)}")
-    if offered:
-        lines.append("call: " + " | ".join(f"call_{i}" for i in range(len(offered))))
-        more = f" ({_text(frame.between)} {opening} call)*" if rules.parallel else ""
-        calls = f"call{more}"
-    if rules.named or rules.choice == "required":
-        lines.append(f"start: {plan}{opening} {calls}")
-    elif calls:
-        lines += [_up_to("head", "CONTENT", opening), f"start: {plan}(head {calls} | CONTENT?)"]
-    else:
-        lines.append(f"start: {plan}CONTENT?")
-    return Grammar("\n".join(lines) + "\n", loose, watched)
+        around = spelled(frame.before, tokenizer), spelled(frame.after, tokenizer)
+        head = f"{around[0]} {literal(name)} {around[1]}" if frame.mark else ""
+        lines.append(f"call_{i}: {head} {expression} {spelled(frame.end, tokenizer)}")
+    lines += _start(frame, offered, rules, plan, tokenizer)
+    return Grammar("\n".join(lines) + "\n", loose, watched, frame.begins, frame.strings)
+
+
+def _start(frame: Frame, offered: Sequence[Tool], rules: Rules, plan: str, tokenizer: Tokenizer) -> list[str]:
+    """The rules of the whole reply, after those of each tool's call."""
+    if not offered:
+        return [f"start: {plan}CONTENT?"]
+    must = rules.named or rules.choice == "required"
+    named = [f"call_{i}" for i in range(len(offered))]
+    heads = [literal(f"{tool.name}{frame.after}") for tool in offered]
+    if not frame.mark:  # the words up to a call are one piece with its beginning, for the lexer
+        more = " | ".join(f"{head} {call}" for head, call in zip(heads, named, strict=True))
+        again = f" ({literal(frame.between)} ({more}))*" if rules.parallel else ""
+        lines, first = [], []
+        for i, (head, call) in enumerate(zip(heads, named, strict=True)):
+            lines.append(f"HEAD_{i}: {'' if must else 'CONTENT? '}{literal('[' + json.loads(head))}")
+            first.append(f"HEAD_{i} {call}")
+        calls = f"({' | '.join(first)}){again} {literal(frame.closes)}"
+        return [*lines, f"start: {plan}{calls}" if must else f"start: {plan}({calls} | CONTENT?)"]
+    opening = spelled(frame.mark, tokenizer)
+    between = f"{literal(frame.between)} {opening if frame.again else ''} call"
+    calls = f"call ({between})*" if rules.parallel else "call"
+    if frame.listed:
+        calls = f'(call | "[" call ({between})+ "]")' if rules.parallel else "call"
+    closes = spelled(frame.closes, tokenizer)
+    lines = [f"call: {' | '.join(named)}", f"calls: {literal(frame.opens)} {calls} {closes}"]
+    if must:
+        return [*lines, f"start: {plan}{opening} calls"]
+    return [*lines, _up_to("head", "CONTENT", opening), f"start: {plan}(head calls | CONTENT?)"]
+
+
+def _check_names(tools: Sequence[Tool], template: Template) -> None:
+    """Raises InputError for names that the format cannot write."""
+    keys = [dict.fromkeys(tool.properties) for tool in tools]
+    calls = tuple(ToolCall(tool.name, arguments) for tool, arguments in zip(tools, keys, strict=True))
+    get_format(template.format).write(Reply(calls=calls))
 
 
 def offered_tools(tools: Sequence[Tool], rules: Rules) -> list[Tool]:
@@ -143,29 +149,12 @@ def offered_tools(tools: Sequence[Tool], rules: Rules) -> list[Tool]:
     return [] if rules.choice == "none" else list(tools)
 
 
-def _text(text: str) -> str:
-    """A literal of the grammar; '' for no text."""
-    return json.dumps(text, ensure_ascii=False) if text else ""
-
-
-def _mark(text: str, tokenizer: Tokenizer) -> str:
-    """A mark as the model writes it: one token of its own where the vocabulary has it so, else text."""
-    added = {str(token.content): i for i, token in tokenizer.inner.added_tokens_decoder.items()}
-    return f"<[{added[text]}]>" if text in added else _text(text)
-
-
 def _up_to(name: str, text: str, mark: str) -> str:
     """A rule: text (or none) and the mark after it. Where the mark is text too, both are one terminal: the lexer does
     not go back to find where one ends and the other begins."""
     if mark.startswith("<"):
         return f"{name}: {text}? {mark}"
     return f"{name}: {name.upper()}\n{name.upper()}: {text}? {mark}"
-
-
-def _without(marks: Sequence[str]) -> str:
-    """A terminal: any text that holds none of the marks."""
-    inner = "|".join(re.escape(mark).replace("/", "\\/") for mark in dict.fromkeys(marks))
-    return f"/(?s:.+)/ & ~/(?s:.*)({inner})(?s:.*)/"
 
 
 # ---- schemas ----------------------------------------------------------------------------------------------------
@@ -178,7 +167,7 @@ def enforceable(tool: Tool) -> tuple[dict[str, Any], tuple[str, ...]]:
     """
     schema = closed(dict(tool.parameters))
     schema.setdefault("type", "object")
-    if "properties" not in schema and "additionalProperties" not in tool.parameters:
+    if not schema.get("properties") and "additionalProperties" not in tool.parameters:
         schema["additionalProperties"] = False
     if not (error := compile_error(schema)):
         return schema | {"x-guidance": SPACING}, ()
@@ -223,19 +212,6 @@ def closed(schema: Any) -> Any:
             found["additionalProperties"] = False
         return found
     return [closed(item) for item in schema] if isinstance(schema, list) else schema
-
-
-def compile_error(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
-    """Why llguidance cannot make a grammar of a schema; empty where it can."""
-    from llguidance import LLMatcher
-
-    options = SPACING | ({"lenient": True} if lenient else {})
-    try:
-        grammar = "%llguidance {}\nstart: %json " + json.dumps(dict(schema) | {"x-guidance": options})
-        said = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar))
-    except (ValueError, TypeError) as error:
-        said = str(error)
-    return shorten(said, 160)
 
 
 def needs_watching(schema: Any) -> bool:

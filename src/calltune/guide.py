@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,9 @@ class Guide:
     """One reply under a grammar. The methods are those that the engine's decoding asks for."""
 
     def __init__(self, grammar: Grammar, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
-        from llguidance import LLMatcher
-
         self.tokenizer, self.grammar = tokenizer, grammar
         vocabulary = ll_tokenizer(tokenizer, stop_ids)
-        self.matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar.text), log_level=0)
+        self.matcher = _matcher(vocabulary, grammar.text).deep_copy()
         self.size: int = vocabulary.vocab_size
         self.ids: list[int] = []
         if self.matcher.is_error():
@@ -44,15 +43,23 @@ class Guide:
         if self.matcher.is_error():
             raise CannotFinish(f"the grammar cannot go on: {self.matcher.get_error()[:300]}",
                                next_step="decode freely, or simplify the tools' schemas")  # fmt: skip
-        return np.unpackbits(bits, bitorder="little")[: self.size].astype(np.bool_)
+        return np.unpackbits(bits, bitorder="little")[: self.size].view(np.bool_)
 
     def takes(self, token: int) -> bool:
         """Goes on with a token that the mask allows; False, and nothing has changed, where the call could then not
         be read any more (a key given twice, a number too large)."""
-        if self.grammar.watched and unreadable(self.tokenizer.decode([*self.ids, token])):
+        if self.grammar.watched and unreadable(self._watched([*self.ids, token])):
             return False
         self.ids.append(token)
         return bool(self.matcher.consume_token(token))
+
+    def _watched(self, ids: list[int]) -> str:
+        """The text from the last call's beginning on, its strings in quotes."""
+        text = self.tokenizer.decode(ids)
+        start = max((match.start() for match in re.finditer(self.grammar.begins, text)), default=0)
+        text = text[start:]
+        mark = self.grammar.strings
+        return "".join(text.split(mark)[::2]) if mark else text  # what its own strings hold is nothing to look at
 
     def forced(self) -> list[int]:
         """The tokens that must come next, which it goes on with; none where there is a choice."""
@@ -60,6 +67,14 @@ class Guide:
         self.matcher.consume_tokens(tokens)
         self.ids += tokens
         return tokens
+
+
+@lru_cache(maxsize=16)
+def _matcher(vocabulary: Any, grammar: str) -> Any:
+    """llguidance's reading of a grammar, made once (milliseconds to a second): each reply goes on from a copy."""
+    from llguidance import LLMatcher
+
+    return LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar), log_level=0)
 
 
 _VOCABULARIES: dict[tuple[int, frozenset[int]], tuple[Any, Any]] = {}  # with the tokenizer, so that its id stays
@@ -78,10 +93,9 @@ def ll_tokenizer(tokenizer: Tokenizer, stop_ids: frozenset[int]) -> Any:
 
 def unreadable(text: str) -> bool:
     """Whether the last JSON value of a text, however far it is written, cannot be read whatever follows."""
-    start = text.rfind('{"name": ')
     keys: list[set[str] | None] = []  # of each open bracket; None: a list
     before = ""
-    for match in PART.finditer(text, max(start, 0)):
+    for match in PART.finditer(text):
         part = match[0]
         if part in "{[":
             keys.append(set() if part == "{" else None)

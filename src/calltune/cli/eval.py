@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     check_suite(settings)
     if settings.decoding == "both" and settings.baseline is not None:
         raise InputError("--decoding both compares free and constrained answers, --baseline other ones",
-                         next_step="leave one of them out")  # fmt: skip
+                         next_step="ask twice with --baseline, --decoding free and constrained")  # fmt: skip
     found = find_run(args.model)
     out = out_folder(settings, args.model, found)
     check_writable(out)

@@ -11,11 +11,14 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from calltune.batching import MIN_PREFIX
+from calltune.engine.batch import Batch
 from calltune.engine.cpu import fast_cpu, is_fast
+from calltune.engine.filling import RUN_COST, Filler, alike
 from calltune.engine.kept import Kept
 from calltune.engine.parts import Parts, find_parts, run_body, run_head
-from calltune.engine.prefix import Decoding, Recorder, Slots, supports_sharing
-from calltune.engine.writing import Generated, Guide, Sampler, Sampling, Writing, choose
+from calltune.engine.prefix import Decoding, KeyValues, Recorder, Slots, supports_sharing
+from calltune.engine.sampling import Sampler, Sampling
+from calltune.engine.writing import Generated, Guide, Writing, choose
 
 __all__ = [
     "Decoder",
@@ -66,11 +69,10 @@ class Decoder:
         fitting = next((form for form in FORMS if _fits(self.model, self.parts, form)), None)
         self.sharing, self.form = fitting is not None, fitting or self.form
 
-    def caches(self, start: int, slots: Slots) -> list[Decoding]:
-        """New caches of every layer for rows after the kept prefix (`start` > 0) or after nothing."""
+    def caches(self, prefix: KeyValues | None, slots: Slots) -> list[Decoding]:
+        """New caches of every layer for rows after these keys and values, or after nothing."""
         assert self.parts is not None
-        prefix = self.keys_values if start else [None] * len(self.parts.layers)
-        return _caches(prefix, slots, self.form)
+        return _caches(prefix or [None] * len(self.parts.layers), slots, self.form)
 
 
 def _caches(prefix: Sequence[Any], slots: Slots, form: Form) -> list[Decoding]:
@@ -105,39 +107,87 @@ def generate_batch(
     max_tokens: int = 256,
     batch_size: int = 32,
     sampling: Sampling | None = None,
-    guides: Sequence[Guide | None] | None = None,
+    guides: Sequence[Callable[[], Guide] | None] | None = None,
     on_done: Callable[[int, Generated], None] | None = None,
     fast: bool = True,
 ) -> list[Generated]:
     """A reply for each prompt, in the order of the prompts. `on_done(index, reply)` is called as they end.
 
-    Prompts run in batches of like length over the prefix that all of them share. `guides` bind replies to a form.
+    Prompts run side by side over the prefix that all of them share. `guides` make what binds replies to a form, when
+    their turn has come.
     """
     sampler = (sampling or Sampling()).sampler()
     results: dict[int, Generated] = {}
     if not prompts:
         return []
     guides = guides or [None] * len(prompts)
-    writing = [Writing(decoder.stop_ids, max_tokens, guide) for guide in guides]
-
-    def done(index: int) -> None:
-        results[index] = writing[index].finish()
-        if on_done:
-            on_done(index, results[index])
-
     with fast_cpu(fast):
         if not decoder.sharing:
             for index, prompt in enumerate(prompts):
-                for _ in _plain_stream(decoder, prompt, writing[index], sampler):
+                writing = Writing(decoder.stop_ids, max_tokens, _made(guides[index]))
+                for _ in _plain_stream(decoder, prompt, writing, sampler):
                     pass
-                done(index)
+                results[index] = writing.finish()
+                if on_done:
+                    on_done(index, results[index])
             return [results[i] for i in range(len(prompts))]
-        start = _share(decoder, prompts)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for k in range(0, len(order), batch_size):
-            indices = order[k : k + batch_size]
-            _run_batch(decoder, prompts, indices, [writing[i] for i in indices], start, sampler, done)
+        for group in _groups(prompts, batch_size):
+            start = _share(decoder, [prompts[i] for i in group])
+
+            def begin(index: int, start: int = start) -> Writing:
+                writing = Writing(decoder.stop_ids, max_tokens, _made(guides[index]))
+                writing.begin(prompts[index][start:])
+                return writing
+
+            for index, writing in _batched(decoder, start, group, begin, batch_size, sampler):
+                results[index] = writing.finish()
+                if on_done:
+                    on_done(index, results[index])
     return [results[i] for i in range(len(prompts))]
+
+
+def _groups(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Which prompts share batches. Those that begin alike and fill half a batch have batches of their own, so that
+    what they share is in memory once and is read once a step."""
+    groups = alike(prompts)
+    large = [group for group in groups if 2 * len(group) >= size and len(group) > 1]
+    rest = [i for group in groups if group not in large for i in group]
+    return large + ([rest] if rest else [])
+
+
+def _made(guide: Callable[[], Guide] | None) -> Guide | None:
+    return guide() if guide else None
+
+
+def _batched(
+    decoder: Decoder,
+    start: int,
+    order: Sequence[int],
+    begin: Callable[[int], Writing],
+    size: int,
+    sampler: Sampler,
+) -> Iterator[tuple[int, Writing]]:
+    """Replies as they end. New rows take the places of those that ended when a part of the batch is free: to join
+    them costs a copy of all caches."""
+    parts = decoder.parts
+    assert parts is not None
+    prefix = decoder.keys_values if start else None
+    cost = RUN_COST["cpu" if mx.default_device() == mx.cpu else "gpu"]
+    filler = Filler(lambda ids, caches: run_body(parts, ids, caches), decoder.caches, prefix, start, cost)
+    batch = Batch(parts, decoder.caches, filler, sampler)
+    waiting, under_way = list(order), dict[int, Writing]()
+    while waiting or batch.rows:
+        room = size - len(batch.rows)
+        if waiting and (room >= max(1, size // 4) or not batch.rows):
+            new, waiting = waiting[:room], waiting[room:]
+            under_way |= {index: begin(index) for index in new}
+            batch.admit(new, [under_way[index] for index in new])
+            ended = [index for index in new if index not in batch.indices]  # before the model ran
+        else:
+            batch.step()
+            ended = []
+        for index in [*ended, *batch.leave()]:
+            yield index, under_way.pop(index)
 
 
 def generate_stream(
@@ -194,56 +244,6 @@ def hold_prefix(decoder: Decoder, prefix: Sequence[int]) -> None:
     decoder.keys_values, decoder.prefix = found, ids
 
 
-def _run_batch(
-    decoder: Decoder,
-    prompts: Sequence[Sequence[int]],
-    indices: Sequence[int],
-    writing: Sequence[Writing],
-    start: int,
-    sampler: Sampler,
-    done: Callable[[int], None],
-) -> None:
-    """Prefill and decode one batch; rows leave as they end."""
-    parts = decoder.parts
-    assert parts is not None
-    slots = Slots(len(indices), start)
-    caches = decoder.caches(start, slots)
-    for index, w in zip(indices, writing, strict=True):
-        w.begin(prompts[index][start:])
-    alive, width = list(range(len(indices))), max(len(w.queue) for w in writing)
-    while alive:
-        rows = [writing[i] for i in alive]
-        kept = [place for place, w in enumerate(rows) if not w.ended]
-        if len(kept) < len(alive):
-            for place in set(range(len(alive))) - set(kept):
-                done(indices[alive[place]])
-            alive, rows = [alive[place] for place in kept], [rows[place] for place in kept]
-            slots.keep(kept)
-            for cache in caches:
-                cache.keep(mx.array(kept, mx.int32))
-            continue
-        chunks = [w.queue[:width] for w in rows]
-        for w in rows:
-            del w.queue[:width]
-        slots.extend([width - len(chunk) for chunk in chunks], width)
-        ids = mx.array([[0] * (width - len(chunk)) + chunk for chunk in chunks])
-        hidden = run_body(parts, ids, caches)[:, -1:]
-        ready = [place for place, w in enumerate(rows) if not w.queue]
-        if ready:
-            logits = run_head(parts, hidden[mx.array(ready)] if len(ready) < len(rows) else hidden)[:, -1]
-            chosen = [rows[place] for place in ready]
-            for w, token in zip(chosen, choose(logits, chosen, sampler), strict=True):
-                w.add(token)
-        width = chunk_width([len(w.queue) for w in rows if not w.ended])
-
-
-def chunk_width(lengths: Sequence[int]) -> int:
-    """How many tokens the next step runs over, of rows that have `lengths` waiting: as many as leave at least half
-    of the step's places to tokens, not to padding."""
-    widths = sorted(set(lengths), reverse=True)
-    return next((w for w in widths if 2 * sum(min(n, w) for n in lengths) >= w * len(lengths)), 1)
-
-
 def _shared_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing, sampler: Sampler) -> Iterator[int]:
     """One prompt over the kept prefix, if it starts with it."""
     parts = decoder.parts
@@ -257,7 +257,7 @@ def _shared_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing, sa
     yield from list(writing.ids)
     while not writing.ended:
         with fast_cpu():  # entered anew for each step, so that it is not left on between them
-            caches = caches or decoder.caches(start, slots)
+            caches = caches or decoder.caches(decoder.keys_values if start else None, slots)
             slots.extend([0], len(writing.queue))
             hidden = run_body(parts, mx.array([writing.queue]), caches)[:, -1:]
             new = _step(writing, run_head(parts, hidden)[:, -1], sampler)

@@ -20,6 +20,12 @@ from calltune.engine.attention import Split
 KeyValues = list[tuple[mx.array, mx.array]]  # a layer each: (1, G, P, D)
 
 
+def padded(array: mx.array, width: int) -> mx.array:
+    """Keys or values (B, G, S, D) with zeros before them to `width` slots."""
+    b, g, s, d = array.shape
+    return array if s == width else mx.concatenate([mx.zeros((b, g, width - s, d), array.dtype), array], axis=2)
+
+
 def supports_sharing(model: nn.Module) -> bool:
     """Whether every layer keeps keys and values (a state-space layer, say, keeps something else)."""
     return all(type(c) in (KVCache, RotatingKVCache) for c in make_prompt_cache(model))
@@ -86,8 +92,19 @@ class Slots:
     def padded(self) -> bool:
         return bool(self.hidden.any())
 
-    def keep(self, rows: Sequence[int]) -> None:
-        self.hidden = self.hidden[list(rows)]
+    def keep(self, rows: Sequence[int]) -> int:
+        """Only these rows go on. Returns how many slots at the front are then padding in all of them, and gone."""
+        hidden = self.hidden[list(rows)]
+        real = ~hidden.all(axis=0)
+        front = int(np.argmax(real)) if real.any() else 0
+        self.hidden = hidden[:, front:]
+        return front
+
+    def add(self, hidden: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        """More rows below, of slots (B, S) of which these are padding; the narrower ones get padding in front."""
+        width = max(hidden.shape[1], self.hidden.shape[1])
+        both = [np.pad(h, ((0, 0), (width - h.shape[1], 0)), constant_values=True) for h in (self.hidden, hidden)]
+        self.hidden = np.concatenate(both)
 
 
 class Decoding:
@@ -152,7 +169,26 @@ class Decoding:
         mask = mx.array(seen)[:, None]
         return mask[:, None] if self.grouped_mask else mask
 
-    def keep(self, rows: mx.array) -> None:
-        """Only these rows go on."""
+    def whole(self, start: int = 0) -> tuple[mx.array, mx.array]:
+        """All keys and values of the rows from a position on, (B, G, P + S - start, D)."""
+        assert self.keys is not None and self.values is not None
+        own = self.keys[:, :, : self.used], self.values[:, :, : self.used]
+        if self.prefix is None or self.prefix[0].shape[2] == start:
+            return own
+        prefix = self.prefix[0][:, :, start:], self.prefix[1][:, :, start:]
+        return Split(prefix[0], own[0]).joined(), Split(prefix[1], own[1]).joined()
+
+    def keep(self, rows: mx.array, front: int) -> None:
+        """Only these rows go on, without the first slots."""
         if self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[rows], self.values[rows]
+            self.keys, self.values = self.keys[rows][:, :, front:], self.values[rows][:, :, front:]
+            self.used -= front
+
+    def add(self, pairs: Sequence[tuple[mx.array, mx.array]]) -> None:
+        """More rows below, as `Slots.add` has them."""
+        if self.keys is not None and self.values is not None:
+            pairs = [(self.keys[:, :, : self.used], self.values[:, :, : self.used]), *pairs]
+        self.used = max(keys.shape[2] for keys, _ in pairs)
+        self.keys, self.values = (
+            mx.concatenate([padded(pair[side], self.used) for pair in pairs]) for side in (0, 1)
+        )

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.sample_utils import make_sampler
 
-Sampler = Callable[[mx.array], mx.array]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; temperature 0 takes the likeliest."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-
-    def sampler(self) -> Sampler:
-        if self.seed is not None:
-            mx.random.seed(self.seed)
-        if self.temperature == 0:
-            return lambda logits: mx.argmax(logits, axis=-1)
-        make: Sampler = make_sampler(temp=self.temperature, top_p=self.top_p, top_k=self.top_k)
-        return lambda logits: make(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+from calltune.engine.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -63,6 +44,7 @@ class Writing:
     queue: list[int] = field(default_factory=list)
     ended: bool = False
     truncated: bool = False
+    lacks: bool = False  # the limit fell among tokens that were forced: the guide is further than the ids
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The prompt, and what must follow it."""
@@ -79,9 +61,11 @@ class Writing:
 
     def _force(self) -> None:
         for token in self.guide.forced() if self.guide and not self.ended else ():
-            if token in self.stop_ids:
+            if self.truncated:
+                self.lacks = self.lacks or token not in self.stop_ids
+            elif token in self.stop_ids:
                 self.ended = True
-            if not self.ended:
+            elif not self.ended:
                 self._append(token)
         self.ended = self.ended or (self.guide is not None and self.guide.finished)
 
@@ -93,7 +77,7 @@ class Writing:
 
     def finish(self) -> Generated:
         # A reply whose last allowed token is also its end by the grammar was not cut.
-        cut = self.truncated and not (self.guide is not None and self.guide.finished)
+        cut = self.truncated and (self.lacks or self.guide is None or not self.guide.finished)
         return Generated(tuple(self.ids), cut)
 
 
@@ -101,24 +85,18 @@ def choose(logits: mx.array, writing: Sequence[Writing], sampler: Sampler) -> li
     """The next token of each row (B, V), of those that its guide allows."""
     masks = [w.guide.mask() if w.guide else None for w in writing]
     if not any(mask is not None for mask in masks):
-        found: list[int] = sampler(logits).tolist()
-        return found
+        return sampler(logits, None)
     width = logits.shape[-1]
     allowed = np.ones((len(masks), width), np.bool_)
     for row, mask in zip(allowed, masks, strict=True):
         if mask is not None:
             row[: len(mask)] = mask[:width]
             row[len(mask) :] = False  # rows of the head that stand for no token
-    tokens = _masked(logits, allowed, sampler)
+    tokens = sampler(logits, allowed)
     for i, w in enumerate(writing):
         while w.guide and tokens[i] not in w.stop_ids and not w.guide.takes(tokens[i]):
             allowed[i, tokens[i]] = False
             if not allowed[i].any():
                 break
-            tokens[i] = _masked(logits[i : i + 1], allowed[i : i + 1], sampler)[0]
+            tokens[i] = sampler(logits[i : i + 1], allowed[i : i + 1])[0]
     return tokens
-
-
-def _masked(logits: mx.array, allowed: np.ndarray[Any, np.dtype[np.bool_]], sampler: Sampler) -> list[int]:
-    found: list[int] = sampler(mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype))).tolist()
-    return found
