@@ -13,7 +13,7 @@ def test_tools_bring_their_recipe():
 
 def test_what_is_given_wins():
     settings = resolve(TrainSettings, with_recipe({"tools": "f.py", "rows": 10, "num_layers": 2}), "a test")
-    assert (settings.rows, settings.num_layers, settings.learning_rate) == (10, 2, 5e-3)
+    assert (settings.rows, settings.num_layers, settings.learning_rate) == (10, 2, 2e-3)
 
 
 def test_rows_of_ones_own_keep_the_plain_defaults():

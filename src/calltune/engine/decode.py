@@ -15,7 +15,7 @@ from calltune.engine.batch import Batch
 from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.filling import RUN_COST, Filler, alike
 from calltune.engine.kept import Kept
-from calltune.engine.parts import Parts, find_parts, run_body, run_head
+from calltune.engine.parts import Parts, attention_tolerance, find_parts, run_body, run_head
 from calltune.engine.prefix import Decoding, KeyValues, Recorder, Slots, supports_sharing
 from calltune.engine.sampling import Sampler, Sampling
 from calltune.engine.writing import Generated, Guide, Writing, choose
@@ -80,7 +80,7 @@ def _caches(prefix: Sequence[Any], slots: Slots, form: Form) -> list[Decoding]:
     return [Decoding(pair, slots, split=split, grouped_mask=form.grouped_mask) for pair in prefix]
 
 
-def _fits(model: nn.Module, parts: Parts, form: Form, tolerance: float = 2e-2) -> bool:
+def _fits(model: nn.Module, parts: Parts, form: Form) -> bool:
     """Whether two rows, one of them padded, after a shared token have their plain logits in this form."""
     rows = [[1, 2, 3, 4], [1, 5, 6, 7]]
     try:
@@ -93,7 +93,9 @@ def _fits(model: nn.Module, parts: Parts, form: Form, tolerance: float = 2e-2) -
                 slots.extend(pads, 2)
                 hidden = run_body(parts, mx.array(ids), caches)
             ours = run_head(parts, hidden[:, -1:])[:, 0].astype(mx.float32)
-        plain = mx.concatenate([model(mx.array([row]))[:, -1] for row in rows]).astype(mx.float32)
+        plain = mx.concatenate([model(mx.array([row]))[:, -1] for row in rows])
+        tolerance = attention_tolerance(plain)
+        plain = plain.astype(mx.float32)
         worst = (mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item()
     except Exception:  # an architecture that is built otherwise may fail anywhere
         return False
