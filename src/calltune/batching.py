@@ -89,19 +89,11 @@ def slices(batch: Batch, tokens: int, step: int = LENGTH_STEP) -> list[Batch]:
     Rows stand in order of length, so a slice holds rows of about one length (T01): a run ends early where a
     further row would make more than a fifth of it padding, unless it is small.
     """
-    lengths = (batch.ids >= 0).sum(axis=1)
-    bounds, start = [], 0
-    for row in range(1, len(lengths) + 1):
-        width = _width(int(lengths[row - 1 : row + 1].max()), step) if row < len(lengths) else 0
-        cells = width * (row + 1 - start)
-        wasted = cells - int(lengths[start : row + 1].sum())
-        if row == len(lengths) or cells > tokens or (cells > tokens // 2 and wasted > cells // 5):
-            bounds.append((start, row))
-            start = row
+    lengths = (batch.ids >= 0).sum(axis=1).tolist()
     pieces = []
-    for start, stop in bounds:
+    for start, stop in slice_bounds(lengths, tokens, step):
         inside = (batch.rows >= start) & (batch.rows < stop)
-        width = _width(int(lengths[start:stop].max()), step)
+        width = _width(max(lengths[start:stop]), step)
         ids = batch.ids[start:stop, :width]
         ids = np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=-1)
         pieces.append(replace(
@@ -110,6 +102,19 @@ def slices(batch: Batch, tokens: int, step: int = LENGTH_STEP) -> list[Batch]:
             kinds=batch.kinds[inside], indices=batch.indices[start:stop],
         ))  # fmt: skip
     return pieces
+
+
+def slice_bounds(lengths: Sequence[int], tokens: int, step: int = LENGTH_STEP) -> list[tuple[int, int]]:
+    """From which row up to which each of `slices` goes, for rows of these lengths."""
+    bounds, start = [], 0
+    for row in range(1, len(lengths) + 1):
+        width = _width(max(lengths[row - 1 : row + 1]), step) if row < len(lengths) else 0
+        cells = width * (row + 1 - start)
+        wasted = cells - sum(lengths[start : row + 1])
+        if row == len(lengths) or cells > tokens or (cells > tokens // 2 and wasted > cells // 5):
+            bounds.append((start, row))
+            start = row
+    return bounds
 
 
 def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:

@@ -19,11 +19,14 @@ from typing import Any, Protocol
 from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoch, plan_training
 from calltune.engine import optim, ranks
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
+from calltune.engine.footprint import shape_of
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.probe import on_gpu
 from calltune.engine.step import Plan, Speed, forget_trunk, pieces_of, plan_step, store_trunk
 from calltune.engine.trunk import trunk_note
 from calltune.errors import CannotFinish, InputError
+from calltune.fit import batching, memory_line, predict_run
+from calltune.platform.process_memory import process_bytes
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
 from calltune.render import Example
@@ -84,7 +87,7 @@ def _train(
     loaded = loaded or load(settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
     prepared = prepare(settings, loaded.tokenizer, data)
-    for note in prepared.notes:
+    for note in (*prepared.notes, *_memory(loaded, prepared, settings)):
         progress.say(note)
     adapter = adapter_settings(settings)
     keys = add_adapter(loaded.model, adapter, settings.seed)
@@ -101,6 +104,16 @@ def _train(
         save_adapter(writer.folder, loop.best_arrays, adapter, keys, loaded.folder, len(loaded.model.layers))
         restore(loaded, loop.best_arrays)
         return writer.finish(prepared, loop.summary())
+
+
+def _memory(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) -> list[str]:
+    """What the run will need, in words; nothing for a model whose memory cannot be predicted."""
+    try:
+        shape = shape_of(loaded.model, loaded.dtype)
+    except InputError:
+        return []
+    base = max(process_bytes() - shape.weight_bytes, 0)
+    return memory_line(predict_run(shape, settings, prepared.train, prepared.valid, base))
 
 
 def adapter_settings(settings: TrainSettings) -> AdapterSettings:
@@ -317,12 +330,6 @@ class Window:
             "updates_per_second": self.updates / seconds, "padding": self.padding / max(self.cells, 1),
             "seconds": self.seconds, "rows": self.rows, "tokens": self.tokens, "cells": self.cells,
         }  # fmt: skip
-
-
-def batching(settings: TrainSettings) -> dict[str, Any]:
-    """How rows are put into batches, for `plan_epoch` and `plan_training`."""
-    by_length = settings.batches == "length"
-    return {"batch_size": settings.batch_size, "tokens": settings.max_tokens_per_batch, "by_length": by_length}
 
 
 def total_updates(rows: int, settings: TrainSettings, per_epoch: int | None = None) -> int:
