@@ -19,7 +19,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings", "recipes", "platform", "functions"),  # values and the machine: no MLX, no tokenizer
     ("formats", "score", "score_bfcl", "compare", "acceptable"),  # text <-> calls, verdicts
     ("data", "builtin"),  # rows
-    ("tokenizer", "template", "render", "rendered", "batching", "memory", "grammar", "guide"),  # tokens and rows
+    (
+        "tokenizer",
+        "template",
+        "render",
+        "rendered",
+        "batching",
+        "memory",
+        "conversations",
+        "grammar",
+        "guide",
+    ),  # tokens and rows
     ("engine",),  # everything that touches MLX
     ("lengths", "prepare", "runs", "fit"),
     ("train", "caller", "generate", "tasks"),  # run the model

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ class Batch:
 
     `ids` (B, T) int32; `rows` (N,) and `columns` (N,) say which positions of `ids` predict a trained token,
     `targets` (N,) which token that is, `kinds` (N,) its kind as an index into KINDS. `indices` are the rows'
-    places in the list of examples.
+    places in the list of examples, `groups` their conversations where examples of one are kept together, else empty.
     """
 
     ids: Ints
@@ -36,6 +37,7 @@ class Batch:
     kinds: Ints
     indices: tuple[int, ...]
     prefix: int = 0
+    groups: tuple[int, ...] = ()
 
     @property
     def trained(self) -> int:
@@ -64,7 +66,9 @@ def common_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
     return low[:length] if length >= MIN_PREFIX else ()
 
 
-def make_batch(examples: Sequence[Example], indices: Sequence[int], prefix: int = 0) -> Batch:
+def make_batch(
+    examples: Sequence[Example], indices: Sequence[int], prefix: int = 0, groups: Sequence[int] | None = None
+) -> Batch:
     """The examples at `indices`, without their first `prefix` tokens. Padding is -1 until the step (a pad
     is never a target: trap T11)."""
     chosen = [examples[i] for i in indices]
@@ -79,7 +83,8 @@ def make_batch(examples: Sequence[Example], indices: Sequence[int], prefix: int 
             kind = KINDS.index(span.kind)
             places += [(row, p - 1 - prefix, example.ids[p], kind) for p in range(max(span.start, 1), span.end)]
     rows, columns, targets, kinds = (np.array(c, np.int32) for c in zip(*places, strict=True))
-    return Batch(ids, rows, columns, targets, kinds, tuple(indices), prefix)
+    own = tuple(groups[i] for i in indices) if groups else ()
+    return Batch(ids, rows, columns, targets, kinds, tuple(indices), prefix, own)
 
 
 def slices(batch: Batch, tokens: int, step: int = LENGTH_STEP) -> list[Batch]:
@@ -99,7 +104,7 @@ def slices(batch: Batch, tokens: int, step: int = LENGTH_STEP) -> list[Batch]:
         pieces.append(replace(
             batch, ids=ids,
             rows=batch.rows[inside] - start, columns=batch.columns[inside], targets=batch.targets[inside],
-            kinds=batch.kinds[inside], indices=batch.indices[start:stop],
+            kinds=batch.kinds[inside], indices=batch.indices[start:stop], groups=batch.groups[start:stop],
         ))  # fmt: skip
     return pieces
 
@@ -127,6 +132,7 @@ def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
     return replace(
         batch, ids=ids[:, :width], rows=place[batch.rows[inside]], columns=batch.columns[inside],
         targets=batch.targets[inside], kinds=batch.kinds[inside], indices=tuple(batch.indices[r] for r in rows),
+        groups=tuple(batch.groups[r] for r in rows) if batch.groups else (),
     )  # fmt: skip
 
 
@@ -135,8 +141,9 @@ def _width(length: int, step: int = LENGTH_STEP) -> int:
 
 
 def plan_epoch(
-    lengths: Sequence[int], batch_size: int, seed: int, *, tokens: int = 0, by_length: bool = False
-) -> list[tuple[int, ...]]:
+    lengths: Sequence[int], batch_size: int, seed: int, *, tokens: int = 0, by_length: bool = False,
+    groups: Sequence[int] | None = None,
+) -> list[tuple[int, ...]]:  # fmt: skip
     """Every index once (T06, T25), in random batches whose rows stand in order of length.
 
     `by_length`: batches hold rows of one length, as far as there are enough; `tokens`: they do, and are as many as
@@ -144,8 +151,12 @@ def plan_epoch(
     least padding and the fewest shapes, but length goes with kind: a batch of nothing but the longest rows is all
     parallel calls, one of the shortest all refusals. Whether that costs accuracy is suspected, not shown
     (docs/log.md), so random batches are the default; `slices` saves the padding inside them.
+
+    `groups`: rows of one number stay in one random batch, which is larger than `batch_size` where they are more.
     """
     rng = np.random.default_rng(seed)
+    if groups and not by_length and not tokens:
+        return [tuple(sorted(batch, key=lambda i: lengths[i])) for batch in _together(groups, batch_size, rng)]
     order = [int(i) for i in rng.permutation(len(lengths))]
     if not by_length and not tokens:
         batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
@@ -155,6 +166,28 @@ def plan_epoch(
         order[k : k + batch_size] for k in range(0, len(order), batch_size)
     ]  # fmt: skip
     return [tuple(sorted(groups[int(k)], key=lambda i: lengths[i])) for k in rng.permutation(len(groups))]
+
+
+def _together(groups: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[list[int]]:
+    """Batches of whole groups: the largest first, each where it leaves least room. Which sizes stand together is the
+    same for every seed, and so the number of batches; the seed says which groups of a size they are."""
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    units = list(members.values())
+    units = sorted((units[int(k)] for k in rng.permutation(len(units))), key=len, reverse=True)
+    batches: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(batch_size + 1)]  # batches with so much room
+    for unit in units:
+        room = next((r for r in range(len(unit), batch_size + 1) if by_room[r]), None)
+        if room is None:
+            batches.append([])
+            place, room = len(batches) - 1, max(batch_size, len(unit))
+        else:
+            place = by_room[room].pop()
+        batches[place] += unit
+        by_room[room - len(unit)].append(place)
+    return [batches[int(k)] for k in rng.permutation(len(batches))]
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -170,14 +203,16 @@ def _filled(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[l
 
 
 def plan_training(
-    lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0, tokens: int = 0, by_length: bool = False
-) -> Iterator[tuple[int, tuple[int, ...]]]:
+    lengths: Sequence[int], batch_size: int, seed: int, *, start: int = 0, tokens: int = 0, by_length: bool = False,
+    groups: Sequence[int] | None = None,
+) -> Iterator[tuple[int, tuple[int, ...]]]:  # fmt: skip
     """Endless `(epoch, indices)` from batch number `start` on: the data cursor is that one number (T09)."""
-    # As many in every epoch: how rows are grouped depends on the widths alone.
-    per_epoch = len(plan_epoch(lengths, batch_size, seed, tokens=tokens, by_length=by_length))
+    # As many in every epoch: how rows are grouped depends on widths and groups alone.
+    how: Any = {"tokens": tokens, "by_length": by_length, "groups": groups}
+    per_epoch = len(plan_epoch(lengths, batch_size, seed, **how))
     position = start
     while True:
         epoch, offset = divmod(position, per_epoch)
-        for indices in plan_epoch(lengths, batch_size, seed + epoch, tokens=tokens, by_length=by_length)[offset:]:
+        for indices in plan_epoch(lengths, batch_size, seed + epoch, **how)[offset:]:
             yield epoch, indices
             position += 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoch, plan_training
+from calltune.conversations import conversation_groups
 from calltune.engine import optim, ranks
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.footprint import shape_of
@@ -126,7 +127,10 @@ def adapter_settings(settings: TrainSettings) -> AdapterSettings:
 def make_plan(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) -> Plan:
     """How the loss is computed for these examples: what all of them share, and the speed switches."""
     prefix = common_prefix([*prepared.train, *prepared.valid])
-    return plan_step(loaded.model, prefix, speed_of(settings), loaded.vocabulary, dropout=settings.dropout)
+    trees = conversation_groups(prepared.train, len(prefix)) is not None
+    return plan_step(
+        loaded.model, prefix, speed_of(settings), loaded.vocabulary, dropout=settings.dropout, trees=trees
+    )
 
 
 def speed_of(settings: TrainSettings) -> Speed:
@@ -171,9 +175,12 @@ class Loop:
     trained_tokens: int = 0
     tokens: int = 0
     train_seconds: float = 0.0
+    groups_of: tuple[int, ...] | None = None  # which training examples are of one conversation
 
     def run(self) -> None:
-        self.per_epoch = len(plan_epoch(self.lengths(), **batching(self.settings), seed=0))
+        self.groups_of = conversation_groups(self.prepared.train, len(self.plan.prefix)) if self.plan.trees else None
+        how = batching(self.settings) | {"groups": self.groups_of}
+        self.per_epoch = len(plan_epoch(self.lengths(), **how, seed=0))
         self.total = total_updates(len(self.prepared.train), self.settings, self.per_epoch)
         self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
         self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
@@ -212,15 +219,16 @@ class Loop:
     def groups(self) -> Iterator[list[Batch]]:
         """The batches of each update: `grad_accumulation` of them, fewer at the end of the run only."""
         examples = self.prepared.train
-        cursor = plan_training(self.lengths(), **batching(self.settings), seed=self.settings.seed)
+        how = batching(self.settings) | {"groups": self.groups_of}
+        cursor = plan_training(self.lengths(), **how, seed=self.settings.seed)
         groups = [[next(cursor)[1] for _ in range(self.settings.grad_accumulation)] for _ in range(self.total)]
         last_use = {i: update for update, group in enumerate(groups) for batch in group for i in batch}
         for update, group in enumerate(groups):
             if update % LOOK_AHEAD == 0:
                 ahead = [i for other in groups[update : update + LOOK_AHEAD]
-                         for batch in other for i in batch[ranks.rank() :: ranks.size()]]  # fmt: skip
-                store_trunk(self.plan, examples, ahead)
-            yield [make_batch(examples, indices, len(self.plan.prefix)) for indices in group]
+                         for batch in other for i in ranks.own_rows(batch, self.groups_of)]  # fmt: skip
+                store_trunk(self.plan, examples, ahead, groups=self.groups_of)
+            yield [make_batch(examples, indices, len(self.plan.prefix), self.groups_of) for indices in group]
             forget_trunk(self.plan, [i for batch in group for i in batch if last_use[i] == update])
 
     def check(self, result: optim.Result) -> None:
@@ -308,9 +316,10 @@ class Window:
             self.trained += batch.trained
             self.rows += len(batch.indices)
             self.tokens += batch.real + len(batch.indices) * (len(plan.prefix) + 1)
-            cells = sum(piece.ids.size for piece in pieces_of(plan, batch))
-            self.cells += cells
-            self.padding += cells - batch.real
+            for piece in pieces_of(plan, batch):
+                cells, real = piece.cells()
+                self.cells += cells
+                self.padding += cells - real
             for index in set(batch.kinds.tolist()):
                 chosen = losses[batch.kinds == index]
                 entry = self.kinds.setdefault(KINDS[index], [0.0, 0.0])

@@ -12,6 +12,7 @@ from typing import Any
 
 from calltune.batching import common_prefix
 from calltune.bench.work import Work, read_work
+from calltune.conversations import conversation_groups
 from calltune.errors import CalltuneError
 from calltune.platform.process_memory import process_bytes, process_peak_bytes, reset_process_peak
 from calltune.render import Example
@@ -149,7 +150,9 @@ def _run_ours(loaded: Any, train: list[Example], valid: list[Example], settings:
     kept = _Kept(train, valid)
     started = time.perf_counter()
     prefix = common_prefix([*train, *valid])
-    plan = plan_step(loaded.model, prefix, speed_of(settings), loaded.vocabulary, dropout=settings.dropout)
+    trees = conversation_groups(train, len(prefix)) is not None
+    speed = speed_of(settings)
+    plan = plan_step(loaded.model, prefix, speed, loaded.vocabulary, dropout=settings.dropout, trees=trees)
     measured = Measured(setup_seconds=time.perf_counter() - started, notes=list(plan.notes))
     Loop(plan, kept, settings, kept, None, Silent()).run()
     seconds = measured.setup_seconds
