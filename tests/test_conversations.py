@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from chat_templates import QWEN3
 from hypothesis import given
 from hypothesis import strategies as st
 from test_step import ALL_KEYS, adapted, close, plain
-from tiny import ARCHS, tiny_model
+from tiny import ARCHS, CITIES, long_row, tiny_model
 
 from calltune.batching import MIN_PREFIX, make_batch, plan_epoch
 from calltune.conversations import conversation_groups, parted, shared_tree
-from calltune.engine import cpu_layers, step
+from calltune.engine import cpu_layers, ranks, step
 from calltune.engine.adapter import AdapterSettings
 from calltune.engine.step import Speed, batch_losses, loss_and_grad, pieces_of, plan_step, store_trunk
+from calltune.progress import Silent
 from calltune.render import Example, Span
+from calltune.schema import Conversation, Message
+from calltune.settings import TrainSettings
+from calltune.train import train
 
 import mlx.core as mx  # isort: skip  (after the engine: it loads the BLAS)
 import numpy as np  # isort: skip
@@ -125,6 +131,21 @@ def test_another_seed_gives_other_company():
     assert sorted(map(sorted, plans[0])) != sorted(map(sorted, plans[1]))
 
 
+def test_each_rank_has_whole_conversations(monkeypatch):
+    groups = (7, 3, 7, 9, 3, 7)
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    batch = make_batch([SINGLE] * 6, range(6), groups=groups)
+    seen: list[int] = []
+    for rank in (0, 1):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        own = ranks.share(batch)
+        assert own is not None and list(own.indices) == ranks.own_rows(range(6), groups)
+        seen += own.indices
+        assert {groups[i] for i in own.indices} == ({7, 9} if rank == 0 else {3})
+    assert sorted(seen) == list(range(6))
+    assert ranks.own_rows(range(6), None) == [1, 3, 5]  # without conversations every second row
+
+
 # ---- loss and gradients ---------------------------------------------------------------------------------------
 
 SWITCHES = {
@@ -218,3 +239,45 @@ def test_dropout_leaves_it_out_and_says_so(tmp_path):
     loaded = adapted(tiny_model(tmp_path / "m"))
     plan = plan_step(loaded.model, (), Speed(), loaded.vocabulary, dropout=0.1, trees=True)
     assert not plan.trees and any("dropout" in note for note in plan.notes)
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def talks(count: int) -> list[Conversation]:
+    """Two questions and a call in between, with plans that Qwen3's template drops later; each with its own start."""
+    rows = []
+    for city in CITIES[:count]:
+        row = long_row(city)
+        system = Message("system", f"{city}: be brief. " * 3)
+        rows.append(Conversation((system, *row.messages[1:]), row.tools, f"talk-{city}", {}))
+    return rows
+
+
+def test_a_run_with_conversations_is_the_run_without_sharing(tmp_path):
+    model = str(tiny_model(tmp_path / "model", "qwen3", layers=3, template=QWEN3))
+    said, lines = [], []
+    for shared in (True, False):
+        out = tmp_path / str(shared)
+        settings = TrainSettings(
+            model=model, out=str(out), shared_prefix=shared, num_layers=2, rank=4, test=0.0, valid=0.0,
+            batch_size=64, epochs=3, learning_rate=1e-2, steps_per_report=1,
+        )  # fmt: skip
+        told = Said()
+        train(settings, talks(4), progress=told)
+        said.append(" ".join(told.lines))
+        lines.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
+    assert "4 conversations have several examples" in said[0] and "several examples" not in said[1]
+    for with_, without in zip(*lines, strict=True):
+        assert with_["train_loss"] == pytest.approx(without["train_loss"], rel=1e-4)
+        assert with_["gradient_norm"] == pytest.approx(without["gradient_norm"], rel=1e-3)
+        assert (with_["rows"], with_["tokens"]) == (without["rows"], without["tokens"])
+        assert with_["cells"] < 0.8 * without["cells"] and 0 <= with_["padding"] < 1

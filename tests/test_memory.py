@@ -14,7 +14,7 @@ from tiny import ARCHS, tiny_model, weather_rows
 
 from calltune.cli import main
 from calltune.engine.footprint import planned_model
-from calltune.fit import adapted, predict_run, proposals
+from calltune.fit import adapted, predict_run, proposals, run_rows
 from calltune.memory import EAGER_OVERHEAD, Rows, Shape, Way, numbers, predict
 from calltune.render import Example, Span
 from calltune.settings import TrainSettings
@@ -105,6 +105,18 @@ def test_a_shape_is_read_off_a_model(tmp_path, arch):
     size = (folder / "model.safetensors").stat().st_size
     assert shape.weight_bytes == pytest.approx(size, rel=0.02)
     assert dtype == "float32" and not quantised
+
+
+def test_examples_of_one_conversation_are_counted_as_one_row():
+    start = tuple(range(1000, 1400))
+    talk = [
+        Example((*start, *range(n)), (Span(len(start) + n - 20, len(start) + n, "answer"),), "c") for n in (60, 90)
+    ]
+    settings = TrainSettings(model="m", batch_size=2, epochs=2.0)
+    alone, shared = (run_rows(talk, [], settings, 0, shared=shared) for shared in (False, True))
+    assert list(alone.lengths) == [459, 489] and list(shared.lengths) == [489 + 20]
+    assert list(shared.trained) == [40] and all(list(batch) == [0] for batch in shared.batches)
+    assert shared.stored == alone.stored == 459 + 489
 
 
 # ---- proposals ------------------------------------------------------------------------------------------------

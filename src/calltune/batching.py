@@ -162,10 +162,10 @@ def plan_epoch(
         batches = [order[k : k + batch_size] for k in range(0, len(order), batch_size)]
         return [tuple(sorted(batch, key=lambda i: lengths[i])) for batch in batches]
     order.sort(key=lambda i: _width(lengths[i]))  # stable: the seed's order within a width
-    groups = _filled(order, lengths, tokens) if tokens else [
+    filled = _filled(order, lengths, tokens) if tokens else [
         order[k : k + batch_size] for k in range(0, len(order), batch_size)
     ]  # fmt: skip
-    return [tuple(sorted(groups[int(k)], key=lambda i: lengths[i])) for k in rng.permutation(len(groups))]
+    return [tuple(sorted(filled[int(k)], key=lambda i: lengths[i])) for k in rng.permutation(len(filled))]
 
 
 def _together(groups: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[list[int]]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from calltune.batching import MIN_PREFIX, Batch, Ints, take_rows
 from calltune.render import Example
@@ -115,12 +116,11 @@ def cells(batch: Batch, tree: Node, width: int) -> tuple[int, int]:
     return total, real
 
 
-def target_order(batch: Batch, pieces: Sequence[Batch]) -> np.ndarray | None:  # type: ignore[type-arg]
+def target_order(batch: Batch, pieces: Sequence[Batch]) -> npt.NDArray[np.intp] | None:
     """For each target of `batch` its place among the targets of the pieces one after the other; None: as they are."""
     rows = {index: row for row, index in enumerate(batch.indices)}
     own = [rows[index] for piece in pieces for index in piece.indices]
     if own == sorted(own):
         return None
     places = [np.flatnonzero(batch.rows == row) for row in own]
-    order: np.ndarray = np.argsort(np.concatenate(places))  # type: ignore[type-arg]
-    return order
+    return np.argsort(np.concatenate(places))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from calltune.batching import common_prefix, plan_epoch
+from calltune.conversations import conversation_groups
 from calltune.engine.footprint import device_memory, fused_attention, planned_model
 from calltune.engine.losses import CHUNK_BYTES, GPU_CHUNK_BYTES
 from calltune.engine.probe import on_gpu
@@ -48,18 +49,36 @@ def batching(settings: TrainSettings) -> dict[str, Any]:
     return {"batch_size": settings.batch_size, "tokens": settings.max_tokens_per_batch, "by_length": by_length}
 
 
-def run_rows(examples: Sequence[Example], valid: Sequence[Example], settings: TrainSettings, prefix: int) -> Rows:
-    """Rows and batches as a run of these examples has them, of its first epochs."""
+def run_rows(
+    examples: Sequence[Example],
+    valid: Sequence[Example],
+    settings: TrainSettings,
+    prefix: int,
+    *,
+    shared: bool = False,
+) -> Rows:
+    """Rows and batches as a run of these examples has them, of its first epochs. `shared`: examples of one
+    conversation are one row, of the longest one's tokens and of what the others do not share with it."""
     lengths = [len(e) - prefix - 1 for e in examples]
+    trained = [e.trained for e in examples]
     epochs = settings.epochs if settings.iters is None else settings.iters * settings.batch_size / len(examples)
+    groups = conversation_groups(examples, prefix) if shared else None
     batches: list[Sequence[int]] = []
     for epoch in range(min(3, max(1, round(epochs)))):
-        batches += plan_epoch(lengths, **batching(settings), seed=settings.seed + epoch)
-    trained = [e.trained for e in examples]
-    if valid:  # their states are kept as well
-        lengths += [len(e) - prefix - 1 for e in valid]
-        trained += [e.trained for e in valid]
-    return Rows(lengths, trained, batches, prefix, epochs)
+        batches += plan_epoch(lengths, **batching(settings), seed=settings.seed + epoch, groups=groups)
+    stored = sum(len(e) - prefix - 1 for e in [*examples, *valid])
+    if groups:
+        members: dict[int, list[int]] = {}
+        for row, group in enumerate(groups):
+            members.setdefault(group, []).append(row)
+        places = {group: place for place, group in enumerate(members)}
+        batches = [sorted({places[groups[i]] for i in batch}) for batch in batches]
+        ends = [len(e) - e.first_loss for e in examples]
+        lengths, trained = (
+            [max(lengths[i] for i in rows) + sum(sorted(ends[i] for i in rows)[:-1]) for rows in members.values()],
+            [sum(trained[i] for i in rows) for rows in members.values()],
+        )
+    return Rows(lengths, trained, batches, prefix, epochs, stored)
 
 
 def adapted(keys: Sequence[str]) -> frozenset[str]:
@@ -98,7 +117,7 @@ def predict_run(
     """The peak of a run of these examples: of the device's memory on a GPU, of the process on a CPU."""
     shared = settings.shared_prefix and settings.selecting_head and not settings.dropout
     prefix = len(common_prefix([*train, *valid])) if shared else 0
-    return predict(shape, run_way(shape, settings, base), run_rows(train, valid, settings, prefix))
+    return predict(shape, run_way(shape, settings, base), run_rows(train, valid, settings, prefix, shared=shared))
 
 
 def memory_line(estimate: Estimate) -> list[str]:

@@ -81,13 +81,15 @@ class Way:
 @dataclass(frozen=True)
 class Rows:
     """Training rows as they run: tokens of each behind a shared prefix of `prefix`, how many of them carry loss, and
-    the batches, as places in both. `epochs` tells whether the trunk's states are kept."""
+    the batches, as places in both. `epochs` tells whether the trunk's states are kept, `stored` of how many tokens
+    (0: those of `lengths`)."""
 
     lengths: Sequence[int]
     trained: Sequence[int]
     batches: Sequence[Sequence[int]]
     prefix: int = 0
     epochs: float = 1.0
+    stored: int = 0
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,6 @@ def _trunk_states(shape: Shape, way: Way, rows: Rows, layers: int) -> int:
     the next updates' rows; and the prefix's keys and values there."""
     token = shape.hidden * shape.itemsize
     batch = max(sum(rows.lengths[i] for i in b) for b in rows.batches) * token
-    held = sum(rows.lengths) * token if rows.epochs > 1 else LOOK_AHEAD * batch
+    held = (rows.stored or sum(rows.lengths)) * token if rows.epochs > 1 else LOOK_AHEAD * batch
     prefix = rows.prefix * (shape.hidden + layers * 2 * shape.keys) * shape.itemsize
     return min(held, way.trunk_bytes) + batch + prefix

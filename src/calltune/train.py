@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -185,6 +186,9 @@ class Loop:
         self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
         self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
         window = Window()
+        if self.groups_of:
+            several = sum(count > 1 for count in Counter(self.groups_of).values())
+            self.progress.say(f"{several} conversations have several examples: what these share runs once a step")
         if self.plan.cut:
             self.progress.say(trunk_plan(self.plan, self.prepared, self.epochs()))
         self.progress.start("training", self.total)
