@@ -29,7 +29,8 @@ OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume",
                "json", "format", "index", "dry-run", "quiet", "strict", "benchmark", "verdicts", "names",
                "allow-missing", "level", "constrained", "tool-choice", "one-call", "keep-prefix", "thinking-open",
                # of `bench train`
-               "against", "shape", "stock-blas", "built-in-tools", "peer-updates", "warm-up", "backend"}  # fmt: skip
+               "against", "shape", "stock-blas", "built-in-tools", "peer-updates", "warm-up", "backend",
+               "fit", "memory"}  # fmt: skip
 
 
 def load_script(name: str):

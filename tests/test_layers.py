@@ -25,13 +25,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "render",
         "rendered",
         "batching",
+        "memory",
+        "conversations",
         "grammar",
         "grammar_values",
         "frames",
         "guide",
     ),  # tokens and rows
     ("engine",),  # everything that touches MLX
-    ("lengths", "prepare", "runs"),
+    ("lengths", "prepare", "runs", "fit"),
     ("train", "caller", "generate", "tasks"),  # run the model
     ("report", "report_breakdown", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
     (

@@ -11,19 +11,24 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoch, plan_training
+from calltune.conversations import conversation_groups
 from calltune.engine import optim, ranks
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
+from calltune.engine.footprint import shape_of
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.probe import on_gpu
 from calltune.engine.step import Plan, Speed, forget_trunk, pieces_of, plan_step, store_trunk
 from calltune.engine.trunk import trunk_note
 from calltune.errors import CannotFinish, InputError
+from calltune.fit import batching, memory_line, predict_run
+from calltune.platform.process_memory import process_bytes
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
 from calltune.render import Example
@@ -84,7 +89,7 @@ def _train(
     loaded = loaded or load(settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
     prepared = prepare(settings, loaded.tokenizer, data)
-    for note in prepared.notes:
+    for note in (*prepared.notes, *_memory(loaded, prepared, settings)):
         progress.say(note)
     adapter = adapter_settings(settings)
     keys = add_adapter(loaded.model, adapter, settings.seed)
@@ -103,6 +108,16 @@ def _train(
         return writer.finish(prepared, loop.summary())
 
 
+def _memory(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) -> list[str]:
+    """What the run will need, in words; nothing for a model whose memory cannot be predicted."""
+    try:
+        shape = shape_of(loaded.model, loaded.dtype)
+    except InputError:
+        return []
+    base = max(process_bytes() - shape.weight_bytes, 0)
+    return memory_line(predict_run(shape, settings, prepared.train, prepared.valid, base))
+
+
 def adapter_settings(settings: TrainSettings) -> AdapterSettings:
     return AdapterSettings(
         kind=settings.fine_tune, num_layers=settings.num_layers, rank=settings.rank, scale=settings.scale,
@@ -113,7 +128,10 @@ def adapter_settings(settings: TrainSettings) -> AdapterSettings:
 def make_plan(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) -> Plan:
     """How the loss is computed for these examples: what all of them share, and the speed switches."""
     prefix = common_prefix([*prepared.train, *prepared.valid])
-    return plan_step(loaded.model, prefix, speed_of(settings), loaded.vocabulary, dropout=settings.dropout)
+    trees = conversation_groups(prepared.train, len(prefix)) is not None
+    return plan_step(
+        loaded.model, prefix, speed_of(settings), loaded.vocabulary, dropout=settings.dropout, trees=trees
+    )
 
 
 def speed_of(settings: TrainSettings) -> Speed:
@@ -158,13 +176,19 @@ class Loop:
     trained_tokens: int = 0
     tokens: int = 0
     train_seconds: float = 0.0
+    groups_of: tuple[int, ...] | None = None  # which training examples are of one conversation
 
     def run(self) -> None:
-        self.per_epoch = len(plan_epoch(self.lengths(), **batching(self.settings), seed=0))
+        self.groups_of = conversation_groups(self.prepared.train, len(self.plan.prefix)) if self.plan.trees else None
+        how = batching(self.settings) | {"groups": self.groups_of}
+        self.per_epoch = len(plan_epoch(self.lengths(), **how, seed=0))
         self.total = total_updates(len(self.prepared.train), self.settings, self.per_epoch)
         self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
         self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
         window = Window()
+        if self.groups_of:
+            several = sum(count > 1 for count in Counter(self.groups_of).values())
+            self.progress.say(f"{several} conversations have several examples: what these share runs once a step")
         if self.plan.cut:
             self.progress.say(trunk_plan(self.plan, self.prepared, self.epochs()))
         self.progress.start("training", self.total)
@@ -199,15 +223,16 @@ class Loop:
     def groups(self) -> Iterator[list[Batch]]:
         """The batches of each update: `grad_accumulation` of them, fewer at the end of the run only."""
         examples = self.prepared.train
-        cursor = plan_training(self.lengths(), **batching(self.settings), seed=self.settings.seed)
+        how = batching(self.settings) | {"groups": self.groups_of}
+        cursor = plan_training(self.lengths(), **how, seed=self.settings.seed)
         groups = [[next(cursor)[1] for _ in range(self.settings.grad_accumulation)] for _ in range(self.total)]
         last_use = {i: update for update, group in enumerate(groups) for batch in group for i in batch}
         for update, group in enumerate(groups):
             if update % LOOK_AHEAD == 0:
                 ahead = [i for other in groups[update : update + LOOK_AHEAD]
-                         for batch in other for i in batch[ranks.rank() :: ranks.size()]]  # fmt: skip
-                store_trunk(self.plan, examples, ahead)
-            yield [make_batch(examples, indices, len(self.plan.prefix)) for indices in group]
+                         for batch in other for i in ranks.own_rows(batch, self.groups_of)]  # fmt: skip
+                store_trunk(self.plan, examples, ahead, groups=self.groups_of)
+            yield [make_batch(examples, indices, len(self.plan.prefix), self.groups_of) for indices in group]
             forget_trunk(self.plan, [i for batch in group for i in batch if last_use[i] == update])
 
     def check(self, result: optim.Result) -> None:
@@ -295,9 +320,10 @@ class Window:
             self.trained += batch.trained
             self.rows += len(batch.indices)
             self.tokens += batch.real + len(batch.indices) * (len(plan.prefix) + 1)
-            cells = sum(piece.ids.size for piece in pieces_of(plan, batch))
-            self.cells += cells
-            self.padding += cells - batch.real
+            for piece in pieces_of(plan, batch):
+                cells, real = piece.cells()
+                self.cells += cells
+                self.padding += cells - real
             for index in set(batch.kinds.tolist()):
                 chosen = losses[batch.kinds == index]
                 entry = self.kinds.setdefault(KINDS[index], [0.0, 0.0])
@@ -317,12 +343,6 @@ class Window:
             "updates_per_second": self.updates / seconds, "padding": self.padding / max(self.cells, 1),
             "seconds": self.seconds, "rows": self.rows, "tokens": self.tokens, "cells": self.cells,
         }  # fmt: skip
-
-
-def batching(settings: TrainSettings) -> dict[str, Any]:
-    """How rows are put into batches, for `plan_epoch` and `plan_training`."""
-    by_length = settings.batches == "length"
-    return {"batch_size": settings.batch_size, "tokens": settings.max_tokens_per_batch, "by_length": by_length}
 
 
 def total_updates(rows: int, settings: TrainSettings, per_epoch: int | None = None) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 
 from calltune.batching import common_prefix
 from calltune.bench.work import Work, read_work
+from calltune.conversations import conversation_groups
 from calltune.errors import CalltuneError
-from calltune.platform.process_memory import process_peak_bytes, reset_process_peak
+from calltune.platform.process_memory import process_bytes, process_peak_bytes, reset_process_peak
 from calltune.render import Example
 
 
@@ -83,6 +84,7 @@ def _mlx(work: Work, train: list[Example], valid: list[Example], total: int) -> 
         loaded = random_model(work.shape, settings.dtype, tokenizer, work.vocabulary, settings.seed)
     else:
         loaded = load(settings.model, settings.dtype)
+    predicted = _predicted(loaded, train, valid, settings) if work.side == "calltune" else 0.0
     add_adapter(loaded.model, adapter_settings(settings), settings.seed)
     start = optim.snapshot(loaded.model)
 
@@ -98,9 +100,23 @@ def _mlx(work: Work, train: list[Example], valid: list[Example], total: int) -> 
     optim.reset_peak_memory()
     reset_process_peak()
     measured = once(total, work.every, valid, train)
+    measured.predicted_memory_gb = predicted
     measured.device, measured.trainable = mlx_device()[0], trainable_count(loaded.model)
     measured.notes.append(f"{loaded.dtype}, BLAS {_blas()}")
     return measured, optim.peak_memory_gb()
+
+
+def _predicted(loaded: Any, train: list[Example], valid: list[Example], settings: Any) -> float:
+    """What the planner says of our own side's peak, in GB; 0 where it cannot tell."""
+    from calltune.engine.footprint import shape_of
+    from calltune.fit import predict_run
+
+    try:
+        shape = shape_of(loaded.model, loaded.dtype)
+    except CalltuneError:
+        return 0.0
+    base = max(process_bytes() - shape.weight_bytes, 0)
+    return predict_run(shape, settings, train, valid, base).total / 1e9
 
 
 def _blas() -> str:
@@ -134,7 +150,9 @@ def _run_ours(loaded: Any, train: list[Example], valid: list[Example], settings:
     kept = _Kept(train, valid)
     started = time.perf_counter()
     prefix = common_prefix([*train, *valid])
-    plan = plan_step(loaded.model, prefix, speed_of(settings), loaded.vocabulary, dropout=settings.dropout)
+    trees = conversation_groups(train, len(prefix)) is not None
+    speed = speed_of(settings)
+    plan = plan_step(loaded.model, prefix, speed, loaded.vocabulary, dropout=settings.dropout, trees=trees)
     measured = Measured(setup_seconds=time.perf_counter() - started, notes=list(plan.notes))
     Loop(plan, kept, settings, kept, None, Silent()).run()
     seconds = measured.setup_seconds

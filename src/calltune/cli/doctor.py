@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 from calltune.errors import InputError, Problem
@@ -14,6 +15,8 @@ from calltune.platform.gpu import DRIVER_CUDA12, nvidia_gpu
 from calltune.platform.machine import check_supported, machine
 from calltune.platform.mlx_build import installed_builds
 from calltune.platform.paths import cache_dir, check_writable
+from calltune.recipes import with_recipe
+from calltune.settings import TrainSettings, read_yaml, resolve
 
 SLOW_GFLOPS = 20.0  # the reference BLAS gives 3-7, an optimised one 40 and more on a single core
 _BROKEN = ("unsupported", "mlx")  # kinds of problems with which nothing runs
@@ -23,20 +26,67 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "doctor",
         description="Looks at this machine and measures how fast MLX multiplies on it.",
-        epilog="example: calltune doctor --json",
+        epilog="examples:\n  calltune doctor --json\n  calltune doctor --fit smollm2-135m rows.jsonl\n"
+        "  calltune doctor --fit google/gemma-2-2b-it rows.jsonl --memory 16 --config mine.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--fit", nargs=2, metavar=("MODEL", "DATA"),
+                        help="instead: predict the peak memory of `calltune train` on DATA (or a Python file with "
+                             "functions) with its defaults, and what would fit; loads no weights")  # fmt: skip
+    parser.add_argument("--memory", type=float, metavar="GB", help="with --fit: for a machine with so much of it")
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="with --fit: settings of the run")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: calltune runs here (there may be advice); 1: it cannot, and `problems` says why."""
+    """0: calltune runs here (there may be advice); 1: it cannot, and `problems` says why. With --fit 1 means that
+    the run does not fit."""
+    if args.fit:
+        return _fit(args)
+    if args.memory is not None or args.config:
+        raise InputError("--memory and --config go with --fit", next_step="`calltune doctor --fit MODEL DATA` first")
     report = diagnose()
     if args.json:
         print(json.dumps(report, ensure_ascii=False, indent=1))
     else:
         print(_text(report))
     return 1 if any(problem["kind"] in _BROKEN for problem in report["problems"]) else 0
+
+
+def _fit(args: argparse.Namespace) -> int:
+    model, data = args.fit
+    given = read_yaml(args.config) if args.config else {}
+    given = {key.replace("-", "_"): value for key, value in given.items()}
+    for name in ("data", "tools"):
+        given.pop(name, None)
+    given |= {"model": model, ("tools" if data.endswith(".py") else "data"): data}
+    settings = resolve(TrainSettings, with_recipe(given), str(args.config or "the flags"), "train")
+    from calltune.fit import fit
+
+    report = fit(settings, args.memory)
+    print(json.dumps(report, ensure_ascii=False, indent=1) if args.json else _fit_text(report))
+    return 0 if report["fits"] else 1
+
+
+def _fit_text(report: dict[str, Any]) -> str:
+    parts = ", ".join(f"{name} {size:.2f}" for name, size in report["parts_gb"].items() if size >= 0.005)
+    lines = [
+        f"model     {report['model']}, {report['dtype']} on the {report['device']}",
+        f"rows      {report['rows']}, the longest {report['longest']} tokens",
+        f"peak      about {report['predicted_gb']:.2f} GB ({parts})",
+        f"memory    {report['memory_gb']:.2f} GB, of which {report['room']:.0%} may be planned with",
+        f"fits      {'yes' if report['fits'] else 'no'}",
+    ]
+    if report["fits"]:
+        return "\n".join(lines)
+    if not report["proposals"]:
+        return "\n".join([*lines, "No settings would fit: take a smaller or a quantised model, or more memory."])
+    lines += ["", "would fit, by what it costs in speed:"]
+    for item in report["proposals"]:
+        dropped = f", drops {item['dropped_rows']} longer rows" if item["dropped_rows"] else ""
+        lines.append(f"  {item['flags']:44} {item['predicted_gb']:.2f} GB{dropped}")
+    return "\n".join(lines)
 
 
 def diagnose() -> dict[str, Any]:

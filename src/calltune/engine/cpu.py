@@ -51,6 +51,13 @@ def is_fast() -> bool:
     return _active
 
 
+def detached(array: mx.array) -> mx.array:
+    """A copy that belongs to no graph. What is computed from a traced array stays in memory until the gradient is
+    done, once it is evaluated; what is computed from this is freed when nobody uses it."""
+    mx.eval(array)
+    return mx.array(np.array(array, copy=False))
+
+
 def _quick(plain: Any, forward: Any, grad: Any) -> Any:
     """An element-wise function of one array whose gradient follows from its output."""
 

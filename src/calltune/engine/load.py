@@ -58,6 +58,15 @@ def load(name: str, dtype: Dtype = "auto") -> LoadedModel:
     return LoadedModel(model, tokenizer, folder, name, chosen, note, vocabulary)
 
 
+def lazy_model(name: str, dtype: Dtype = "auto") -> tuple[nn.Module, Tokenizer, str, bool]:
+    """A model whose weights are not read, its tokenizer, the precision it would compute in, and whether its weights
+    are quantised. Raises InputError."""
+    folder = model_folder(name)
+    model, config = _build(folder)
+    chosen, _ = choose_dtype(dtype, config, _parameters(model))
+    return model, load_tokenizer(folder), chosen, "quantization" in config
+
+
 def model_folder(name: str) -> Path:
     """The plain folder of a model, made or fetched on first use and cached. Raises InputError."""
     path = Path(name).expanduser()
@@ -87,13 +96,14 @@ def choose_dtype(dtype: Dtype, config: dict[str, Any], parameters: int) -> tuple
         return dtype, "as asked"
     chosen = "float32" if mx.default_device() == mx.cpu else "bfloat16"
     need = parameters * (4 if chosen == "float32" else 2)
-    have = _device_memory()
+    have = device_memory()
     if "quantization" in config and need > 0.6 * have:
         return "quantized", f"kept quantised: {chosen} would need {need / 1e9:.1f} of {have / 1e9:.1f} GB"
     return chosen, "the fast precision of this device" + (", dequantised" if "quantization" in config else "")
 
 
-def _device_memory() -> int:
+def device_memory() -> int:
+    """Bytes that models and training may take: of the device, or of the machine."""
     if mx.default_device() == mx.cpu:
         return memory_bytes()
     info = mx.device_info()

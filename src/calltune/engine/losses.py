@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from calltune.engine.cpu import is_fast
+from calltune.engine.cpu import detached, is_fast
 from calltune.engine.threads import run_tasks
 
 CHUNK_BYTES = 64 << 20  # of float32 logits at a time on a CPU, where they should stay near the processor
@@ -41,6 +41,8 @@ def _chunked(head: Head, targets: mx.array, limit: int) -> Callable[[mx.array], 
     @mx.custom_function
     def losses(hidden: mx.array) -> tuple[mx.array, mx.array]:
         found, gradients = [], []
+        if is_fast():
+            hidden = detached(hidden)  # else the graph outside keeps every chunk's logits
         size = chunk_size(head, hidden, limit)
         for start in range(0, hidden.shape[0], size):
             loss, grad = _chunk(head, hidden[start : start + size], targets[start : start + size])

@@ -28,6 +28,7 @@ class Measured:
     setup_seconds: float = 0.0  # of work done once a run that the updates rely on
     peak_memory_gb: float = 0.0
     host_memory_gb: float = 0.0
+    predicted_memory_gb: float = 0.0  # by the planner, before the first update; 0: not predicted
     device: str = ""
     trainable: int = 0
     notes: list[str] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Measured:
         by_epoch = [_rates(part, 0.0 if number else self.setup_seconds) for number, part in enumerate(epochs)]
         return _rates(self.updates, self.setup_seconds) | {
             "peak_memory_gb": round(self.peak_memory_gb, 3), "host_memory_gb": round(self.host_memory_gb, 3),
+            "predicted_memory_gb": round(self.predicted_memory_gb, 3),
             "setup_seconds": round(self.setup_seconds, 3), "device": self.device, "trainable": self.trainable,
             "epochs": by_epoch, "curve": [list(point) for point in self.curve], "notes": self.notes,
         }  # fmt: skip

@@ -14,6 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from calltune.engine.cpu import detached, is_fast
 
 
 class StandIn:
@@ -110,7 +113,8 @@ def _checkpointed(layer: nn.Module) -> StandIn:
             return [out, *(getattr(held, "keys_values", None) or ())]
 
         trained = layer.trainable_parameters()
-        out, *keys_values = mx.checkpoint(inner)(trained, hidden, *shared)
+        run = _checkpointed_now if is_fast() else mx.checkpoint
+        out, *keys_values = run(inner)(trained, hidden, *shared)
         layer.update(trained)  # `inner` left those of its own graph in the layer
         if keys_values:
             cache.keys_values = tuple(keys_values)
@@ -118,6 +122,33 @@ def _checkpointed(layer: nn.Module) -> StandIn:
         return result
 
     return StandIn(layer, call=call)
+
+
+def _checkpointed_now(inner: Callable[..., list[mx.array]]) -> Callable[..., list[mx.array]]:
+    """`mx.checkpoint` for work that is evaluated while the graph is built: `mx.checkpoint` would keep what `inner`
+    has evaluated on the way, which here is everything."""
+
+    def call(trained: Any, *inputs: mx.array) -> list[mx.array]:
+        names, values = zip(*tree_flatten(trained), strict=True) if tree_flatten(trained) else ((), ())
+
+        def flat(*arrays: mx.array) -> list[mx.array]:
+            return inner(tree_unflatten(list(zip(names, arrays, strict=False))), *arrays[len(names) :])
+
+        @mx.custom_function
+        def run(*arrays: mx.array) -> tuple[mx.array, ...]:
+            return tuple(detached(made) for made in flat(*map(detached, arrays)))
+
+        @run.vjp
+        def run_vjp(primals: Any, cotangents: Any, outputs: Any) -> Any:
+            given = [detached(c) for c in (cotangents if isinstance(cotangents, (tuple, list)) else [cotangents])]
+            _, grads = mx.vjp(flat, [detached(array) for array in primals], given)
+            mx.eval(grads)
+            return tuple(detached(grad) for grad in grads)
+
+        made = run(*values, *inputs)
+        return list(made) if isinstance(made, (tuple, list)) else [made]
+
+    return call
 
 
 def _run_with(parts: Parts, layers: list[Any], ids: mx.array, cache: Any) -> mx.array:

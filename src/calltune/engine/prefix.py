@@ -51,6 +51,8 @@ class Recorder:
 class Attached:
     """Runs under the rows that follow a prefix, in training: every row sees the prefix, nothing is stored."""
 
+    prefix: tuple[mx.array, ...]
+
     def __init__(self, keys: mx.array, values: mx.array, split: bool) -> None:
         self.prefix = (keys, values)
         self.offset = keys.shape[2]
@@ -68,6 +70,27 @@ class Attached:
         if return_array or (window_size and self.offset + n > window_size):
             return create_causal_mask(n, self.offset, window_size=window_size)
         return "causal"
+
+
+class Extending(Attached):
+    """Runs under tokens that follow a prefix and are a prefix themselves, batch 1: keeps both together."""
+
+    keys_values: tuple[mx.array, mx.array] | None = None
+
+    def holding(self, prefix: Sequence[mx.array]) -> Extending:
+        return Extending(prefix[0], prefix[1], split=self.split)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Any, Any]:
+        pair = Split(self.prefix[0], keys), Split(self.prefix[1], values)
+        self.keys_values = pair[0].joined(), pair[1].joined()
+        return pair if self.split else self.keys_values
+
+
+class Standing(Attached):
+    """Stands for a layer that does not run, of which models ask the place of the next token only."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset, self.prefix, self.split = offset, (), False
 
 
 class Slots:

@@ -6,6 +6,7 @@ Every rank reads all rows and makes the same batches, so that nothing but gradie
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -33,10 +34,25 @@ def size() -> int:
     return int(_group().size()) if _group() else 1
 
 
+def owners(groups: Sequence[int]) -> list[int]:
+    """The rank of each row of a batch: every `size`th row, so that all have short and long ones, but the rows of one
+    conversation stay together."""
+    order = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    return [order[group] % size() for group in groups]
+
+
+def own_rows(indices: Sequence[int], groups: Sequence[int] | None) -> list[int]:
+    """Those of a batch's indices that are this rank's."""
+    owned = owners([groups[i] for i in indices] if groups else indices)
+    return [index for index, owner in zip(indices, owned, strict=True) if owner == rank()]
+
+
 def share(batch: Batch) -> Batch | None:
-    """This rank's rows of a batch: every `size`th, so that all have short and long ones; None without any."""
-    own = range(rank(), len(batch.indices), size())
-    return batch if size() == 1 else take_rows(batch, list(own)) if own else None
+    """This rank's rows of a batch; None without any."""
+    if size() == 1:
+        return batch
+    own = [row for row, owner in enumerate(owners(batch.groups or batch.indices)) if owner == rank()]
+    return take_rows(batch, own) if own else None
 
 
 def add_up(arrays: Any) -> Any:
@@ -58,5 +74,5 @@ def gather_losses(batch: Batch, own: npt.NDArray[np.float32] | None) -> npt.NDAr
         return own
     whole = np.zeros(batch.trained, np.float32)
     if own is not None:
-        whole[batch.rows % size() == rank()] = own
+        whole[np.array(owners(batch.groups or batch.indices))[batch.rows] == rank()] = own
     return np.array(mx.distributed.all_sum(mx.array(whole), group=_group()))

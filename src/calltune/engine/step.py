@@ -1,7 +1,8 @@
 """The loss of a batch and its gradient: only what the loss needs is computed, and each saving has a switch.
 
 - selecting head: logits at the positions that carry loss only (engine/losses.py)
-- shared prefix: tokens with which every row starts run once a step, with gradients through them
+- shared prefix: tokens with which every row starts run once a step, with gradients through them; so do those that
+  the examples of one conversation share (conversations.py)
 - frozen trunk: layers below the trained ones run once a row, not once an epoch
 - fast CPU: attention and element-wise functions on NumPy (engine/cpu.py)
 
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from mlx.utils import tree_flatten, tree_unflatten
 
 from calltune.batching import LENGTH_STEP, Batch, make_batch, slices
+from calltune.conversations import Node, cells, parted, target_order
 from calltune.engine.compiled import WIDTH_STEP, compiled_gradient, piece_arrays
 from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.losses import token_losses
@@ -35,13 +37,15 @@ from calltune.engine.parts import (
     run_top,
     run_trunk,
 )
-from calltune.engine.prefix import Attached, Recorder, supports_sharing
+from calltune.engine.prefix import Attached, Recorder, Standing, supports_sharing
+from calltune.engine.tree import extend, tree_losses, tree_states
 from calltune.engine.trunk import TrunkStore, auto_memory, device_memory
 from calltune.render import Example
 
 SLICE_TOKENS = 4096  # cells of rows that run together
 TRUNK_SLICE_TOKENS = 2048  # of rows in the frozen trunk, which keeps no graph
 GPU_TRUNK_SLICE_TOKENS = 8192
+COMPILED_GAIN = 2 / 3  # of the cells may be left where conversations share, else the compiled step goes on
 CPU_SLICE_TOKENS = 768  # on a CPU, where a slice's whole graph stays in memory until its gradient is done
 
 
@@ -71,6 +75,7 @@ class Plan:
     prefix: tuple[int, ...]
     head_frozen: bool
     speed: Speed
+    trees: bool = False  # examples of one conversation share what they have in common
     notes: list[str] = field(default_factory=list)
     store: TrunkStore = field(default_factory=lambda: TrunkStore(0))
     prefix_states: mx.array | None = None  # (1, P, D)
@@ -95,8 +100,23 @@ class Plan:
         return fast_cpu(self.speed.fast_cpu, layers=self.speed.cpu_layers)
 
 
-def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabulary: int, *, dropout: float) -> Plan:
-    """Decide what can be saved for this model, checking each saving against the plain logits first."""
+@dataclass(frozen=True)
+class Piece:
+    """Rows that run together: a slice of a batch, or the examples of one conversation with what they share."""
+
+    batch: Batch
+    tree: Node | None = None
+
+    def cells(self) -> tuple[int, int]:
+        """How many cells run, and how many of them are real tokens."""
+        return cells(self.batch, self.tree, LENGTH_STEP) if self.tree else (self.batch.ids.size, self.batch.real)
+
+
+def plan_step(
+    model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabulary: int, *, dropout: float, trees: bool = False
+) -> Plan:
+    """Decide what can be saved for this model, checking each saving against the plain logits first. `trees`: some
+    examples are turns of one conversation."""
     if any(value.dtype != mx.float32 for _, value in tree_flatten(model.parameters())):
         speed = replace(speed, fast_cpu=False)  # NumPy has no bfloat16, and gains nothing for float16
     parts = find_parts(model) if speed.selecting_head else None
@@ -120,13 +140,13 @@ def plan_step(model: nn.Module, prefix: tuple[int, ...], speed: Speed, vocabular
                 plan.cut = cut
             elif cut:
                 plan.notes.append(f"no frozen trunk: {reason}")
-        if prefix and speed.shared_prefix:
+        if (prefix or trees) and speed.shared_prefix:
             if dropout:
                 plan.notes.append("no shared prefix: dropout would be the same for all rows")
             elif reason := _share_prefix(plan, vocabulary):
                 plan.notes.append(f"no shared prefix: {reason}")
             else:
-                plan.prefix = prefix
+                plan.prefix, plan.trees = prefix, trees
         if plan.cut and plan.prefix:
             _run_prefix_trunk(plan)
     return plan
@@ -156,8 +176,10 @@ def check_prefix(plan: Plan, vocabulary: int) -> str | None:
     plain = model(ids)[:, 8:]
     tolerance, plain = attention_tolerance(plain), plain.astype(mx.float32)
     try:
-        caches = _record(parts, lambda cache: run_body(parts, ids[:1, :8], cache))
-        ours = run_head(parts, run_body(parts, ids[:, 8:], _attach(caches, plan))).astype(mx.float32)
+        split = _splits(plan)
+        caches = extend(parts, ids[:1, :5], 0, None, split=split)
+        caches = extend(parts, ids[:1, 5:8], 0, caches, split=split)  # as the turns of a conversation do
+        ours = run_head(parts, run_body(parts, ids[:, 8:], caches)).astype(mx.float32)
         worst = (mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item()
     except Exception as error:  # an architecture that is built otherwise may fail anywhere
         return f"{type(error).__name__}: {error}"
@@ -170,23 +192,43 @@ def batch_losses(plan: Plan, batch: Batch, part: str = "train") -> mx.array:
     `part` names the set that the batch's indices count in (the trunk's states are kept by it). The order is
     that of the batch's targets.
     """
-    cache = _prefix_cache(plan)
-    return mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces_of(plan, batch)])
+    cache, pieces = _prefix_cache(plan), pieces_of(plan, batch)
+    order = target_order(batch, [piece.batch for piece in pieces])
+    losses = mx.concatenate([_row_losses(plan, piece, cache, part) for piece in pieces])
+    return losses if order is None else losses[mx.array(order)]
 
 
-def pieces_of(plan: Plan, batch: Batch) -> list[Batch]:
-    """The slices in which the batch runs now: smaller ones while the fast CPU path is active."""
+def pieces_of(plan: Plan, batch: Batch) -> list[Piece]:
+    """How the batch runs now: conversations of which tokens are shared, and slices of the other rows, smaller ones
+    while the fast CPU path is active."""
     if is_fast():
-        return slices(batch, CPU_SLICE_TOKENS)
-    return slices(batch, SLICE_TOKENS, WIDTH_STEP if plan.compiles else LENGTH_STEP)
+        size, step = CPU_SLICE_TOKENS, LENGTH_STEP
+    else:
+        size, step = SLICE_TOKENS, WIDTH_STEP if plan.compiles else LENGTH_STEP
+    found, rest = parted(batch) if plan.trees else ([], batch)
+    pieces = [Piece(part, tree) for part, tree in found]
+    if plan.compiles and found:
+        # Each conversation has shapes of its own, so none is compiled: it must be worth that.
+        run = sum(piece.cells()[0] for piece in pieces) + (rest.ids.size if rest else 0)
+        if run > COMPILED_GAIN * batch.ids.size:
+            pieces, rest = [], batch
+    return pieces + ([Piece(piece) for piece in slices(rest, size, step)] if rest else [])
 
 
 def _ids(batch: Batch) -> mx.array:
     return mx.maximum(mx.array(batch.ids), 0)
 
 
-def _row_losses(plan: Plan, batch: Batch, cache: list[Attached] | None, part: str) -> mx.array:
+def _row_losses(plan: Plan, piece: Piece, cache: list[Attached] | None, part: str) -> mx.array:
     """`batch_losses` of rows that see the prefix through `cache`."""
+    batch, parts = piece.batch, plan.parts
+    if piece.tree and parts:
+        return tree_losses(
+            piece.tree, batch, _entering(plan, batch, part), cache,
+            lambda entering, cache: extend(parts, entering, plan.cut, cache, split=_splits(plan),
+                                           checkpoint=plan.checkpoint),
+            lambda leaves, cache: _losses_at(plan, leaves, cache),
+        )  # fmt: skip
     if plan.parts is None:
         logits = plan.model(_ids(batch))[mx.array(batch.rows), mx.array(batch.columns)].astype(mx.float32)
         return nn.losses.cross_entropy(logits, mx.array(batch.targets))
@@ -233,10 +275,11 @@ def loss_and_grad(plan: Plan) -> Callable[[Batch, int], tuple[tuple[mx.array, mx
     )
 
     def gradient(batch: Batch, total: int) -> tuple[tuple[mx.array, mx.array], Any]:
-        if not plan.compiles:
+        whole = pieces_of(plan, batch) if plan.compiles else []
+        if not whole or any(piece.tree for piece in whole):
             found: tuple[tuple[mx.array, mx.array], Any] = function(plan.model, batch, total)
             return found
-        pieces = pieces_of(plan, batch)
+        pieces = [piece.batch for piece in whole]
         arrays = [piece_arrays(piece, _entering(plan, piece, "train")) for piece in pieces]
         (value, losses), grads = compiled(arrays, mx.array(float(total)))
         real = [part[: piece.trained] for part, piece in zip(losses, pieces, strict=True)]
@@ -256,15 +299,17 @@ def _losses_in_slices(plan: Plan, batch: Batch) -> mx.array:
     shared = [pair for c in (cache or [])[plan.cut :] for pair in c.prefix]
     names, trained = zip(*tree_flatten(plan.model.trainable_parameters()), strict=True)
     kept: list[list[mx.array]] = []
+    pieces = pieces_of(plan, batch)
+    order = target_order(batch, [piece.batch for piece in pieces])
 
     @mx.custom_function
     def losses(*inputs: mx.array) -> mx.array:
         leaves = [mx.array(x) for x in _as_numpy(inputs, copy=False)]  # not part of the outer graph
         found: list[npt.NDArray[np.float32]] = []
         grads: list[npt.NDArray[np.float32]] = []
-        for piece in pieces_of(plan, batch):
+        for piece in pieces:
 
-            def piece_loss(*leaves: mx.array, piece: Batch = piece) -> tuple[mx.array, mx.array]:
+            def piece_loss(*leaves: mx.array, piece: Piece = piece) -> tuple[mx.array, mx.array]:
                 plan.model.update(tree_unflatten(list(zip(names, leaves[len(shared) :], strict=True))))
                 held = _with_prefix(cache, plan.cut, leaves[: len(shared)])
                 part = _row_losses(plan, piece, held, "train")
@@ -277,7 +322,8 @@ def _losses_in_slices(plan: Plan, batch: Batch) -> mx.array:
             del part, new
         plan.model.update(tree_unflatten(list(zip(names, trained, strict=True))))
         kept[:] = [[mx.array(grad) for grad in grads]]
-        return mx.array(np.concatenate(found))
+        whole = np.concatenate(found)
+        return mx.array(whole if order is None else whole[order])
 
     @losses.vjp
     def losses_vjp(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
@@ -310,8 +356,12 @@ def _record(parts: Parts, run: Callable[[list[Recorder]], Any]) -> list[Recorder
     return caches
 
 
+def _splits(plan: Plan) -> bool:
+    return plan.split and is_fast()
+
+
 def _attach(caches: Sequence[Recorder], plan: Plan) -> list[Attached]:
-    split = plan.split and is_fast()
+    split = _splits(plan)
     return [Attached(*cache.keys_values, split=split) for cache in caches if cache.keys_values]
 
 
@@ -341,18 +391,28 @@ def _prefix_cache(plan: Plan) -> list[Attached] | None:
     return _attach(caches, plan)
 
 
-def store_trunk(plan: Plan, examples: Sequence[Example], indices: Sequence[int], part: str = "train") -> None:
+def store_trunk(
+    plan: Plan, examples: Sequence[Example], indices: Sequence[int], part: str = "train",
+    groups: Sequence[int] | None = None,
+) -> None:  # fmt: skip
     """Run the frozen trunk for those of the examples at `indices` whose states are not stored yet.
 
     Many rows at once, sorted by length, run in slices with less padding and larger matrix products than the
-    rows of one batch do.
+    rows of one batch do; conversations of `groups` as trees.
     """
     missing = [i for i in dict.fromkeys(indices) if (part, i) not in plan.store.rows]
     if not plan.cut or not missing:
         return
     order = sorted(missing, key=lambda i: len(examples[i]))
     tokens = TRUNK_SLICE_TOKENS if mx.default_device() == mx.cpu else GPU_TRUNK_SLICE_TOKENS
-    for piece in slices(make_batch(examples, order, len(plan.prefix)), tokens):
+    batch = make_batch(examples, order, len(plan.prefix), groups)
+    trees, rest = parted(batch) if plan.trees else ([], batch)
+    for own, tree in trees:
+        if not plan.store.full and plan.parts:
+            for rows, states in tree_states(plan.parts, tree, own, plan.cut, _trunk_cache(plan), split=_splits(plan)):
+                keys = [(part, own.indices[row]) for row in rows]
+                plan.store.put(keys, states, (own.ids[rows] >= 0).sum(axis=1).tolist())
+    for piece in slices(rest, tokens) if rest else ():
         if not plan.store.full:
             _trunk_states(plan, piece, part)
 
@@ -372,13 +432,15 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
         return kept
     parts = plan.parts
     assert parts is not None
-    cache = None
-    if plan.prefix:
-        found = [Recorder() for _ in parts.layers]
-        for recorder, pair in zip(found, [*plan.prefix_keys, *[plan.prefix_keys[-1]] * len(found)], strict=False):
-            recorder.keys_values = pair
-        cache = _attach(found, plan)
-    states = mx.stop_gradient(run_trunk(parts, _ids(batch), plan.cut, cache))
+    states = mx.stop_gradient(run_trunk(parts, _ids(batch), plan.cut, _trunk_cache(plan)))
     mx.eval(states)
     plan.store.put(keys, states, (batch.ids >= 0).sum(axis=1).tolist())
     return states
+
+
+def _trunk_cache(plan: Plan) -> list[Attached] | None:
+    """Caches through which rows in the trunk see the prefix."""
+    if plan.parts is None or not plan.prefix:
+        return None
+    above = [Standing(len(plan.prefix))] * (len(plan.parts.layers) - plan.cut)
+    return [*(Attached(*pair, split=_splits(plan)) for pair in plan.prefix_keys), *above]

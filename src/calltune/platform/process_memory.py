@@ -1,4 +1,4 @@
-"""The most memory that this process has held, as the operating system counts it."""
+"""The memory that this process holds and the most it has held, as the operating system counts it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,24 @@ def reset_process_peak() -> None:
 
 def process_peak_bytes() -> int:
     """Largest resident size since the last reset, or since the start where it cannot be reset."""
-    try:
-        for line in (_SELF / "status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    if found := _status("VmHWM:"):
+        return found
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def process_bytes() -> int:
+    """Resident size now; where the system does not say, the largest so far."""
+    return _status("VmRSS:") or process_peak_bytes()
+
+
+def _status(key: str) -> int:
+    try:
+        for line in (_SELF / "status").read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
