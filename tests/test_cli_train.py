@@ -26,7 +26,7 @@ def test_train_writes_a_run_and_says_what_it_does(place, tmp_path, capsys):
     assert "\x1b" not in said.out + said.err
     names = {path.name for path in out.iterdir()}
     assert names == {"adapters.safetensors", "adapter_config.json", "calltune.json", "metrics.jsonl", "test.jsonl",
-                     "tools.json"}  # fmt: skip
+                     "tools.json", "checkpoints"}  # fmt: skip
 
 
 def test_train_json_and_config(place, tmp_path, capsys):

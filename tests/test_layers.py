@@ -21,8 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "builtin"),  # rows
     ("tokenizer", "template", "render", "rendered", "batching", "grammar", "guide"),  # tokens and rows
     ("engine",),  # everything that touches MLX
-    ("lengths", "prepare", "runs"),
-    ("train", "caller", "generate", "tasks"),  # run the model
+    ("lengths", "prepare", "runs", "checkpoints", "resuming"),
+    ("train", "caller", "generate", "tasks", "selecting", "quarantine", "starting"),  # run the model
     ("report", "report_breakdown", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
     (
         "evaluate",

@@ -343,8 +343,8 @@ def test_calls_that_do_not_fit_their_tools_are_refused(llama, tmp_path):
 def test_an_earlier_run_is_not_overwritten_unless_asked(llama, tmp_path):
     settings = TrainSettings(model=llama, out=str(tmp_path / "run"), **SMALL)
     train(settings, rows(2))
-    with pytest.raises(InputError, match="already"):
-        train(settings, rows(2))
+    with pytest.raises(InputError, match="other settings or data"):
+        train(settings, rows(3))
     train(TrainSettings(model=llama, out=str(tmp_path / "run"), overwrite=True, **SMALL), rows(2))
 
 

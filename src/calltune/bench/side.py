@@ -120,8 +120,11 @@ class _Kept:
     def metrics(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
 
-    def save_step(self, update: int, arrays: dict[str, Any]) -> None:
+    def save(self, update: int, state: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Nothing is kept of a bench."""
+
+    def drop_from(self, update: int) -> None:
+        """So there is nothing to drop."""
 
 
 def _run_ours(loaded: Any, train: list[Example], valid: list[Example], settings: Any) -> Any:

@@ -194,6 +194,11 @@ def hold_prefix(decoder: Decoder, prefix: Sequence[int]) -> None:
     decoder.keys_values, decoder.prefix = found, ids
 
 
+def forget_prefixes(decoder: Decoder) -> None:
+    """Keep no prefix's keys and values: they are of weights that have changed since."""
+    decoder.prefix, decoder.keys_values, decoder.kept = (), [], Kept()
+
+
 def _run_batch(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],

@@ -10,7 +10,7 @@ Each is exact; each that a model does not allow is left out, and `Plan.notes` sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,7 +27,7 @@ from calltune.engine.cpu import fast_cpu, is_fast
 from calltune.engine.losses import token_losses
 from calltune.engine.parts import Parts, check_parts, find_parts, run_body, run_head, run_top, run_trunk
 from calltune.engine.prefix import Attached, Recorder, supports_sharing
-from calltune.engine.trunk import TrunkStore, auto_memory
+from calltune.engine.trunk import Piece, TrunkStore, auto_memory
 from calltune.render import Example
 
 SLICE_TOKENS = 4096  # cells of rows that run together
@@ -337,7 +337,7 @@ def store_trunk(plan: Plan, examples: Sequence[Example], indices: Sequence[int],
     Many rows at once, sorted by length, run in slices with less padding and larger matrix products than the
     rows of one batch do.
     """
-    missing = [i for i in dict.fromkeys(indices) if (part, i) not in plan.store.rows]
+    missing = [i for i in dict.fromkeys(indices) if not plan.store.holds((part, i))]
     if not plan.cut or not missing:
         return
     order = sorted(missing, key=lambda i: len(examples[i]))
@@ -360,6 +360,24 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
     keys = [(part, index) for index in batch.indices]
     if (kept := plan.store.get(keys, batch.ids.shape[1])) is not None:
         return kept
+    states = _run_rows(plan, batch)
+    plan.store.put(keys, states, (batch.ids >= 0).sum(axis=1).tolist())
+    return states
+
+
+def follow_trunk(plan: Plan, held: Mapping[str, Any], parts: Mapping[str, Sequence[Example]]) -> None:
+    """Have the store hold what it held when a run was saved; `parts` are the examples by part."""
+
+    def recompute(piece: Piece) -> mx.array:
+        batch = make_batch(parts[piece.part], piece.indices, len(plan.prefix))
+        missing = piece.width - batch.ids.shape[1]
+        return _run_rows(plan, replace(batch, ids=np.pad(batch.ids, ((0, 0), (0, missing)), constant_values=-1)))
+
+    plan.store.follow(held, recompute)
+
+
+def _run_rows(plan: Plan, batch: Batch) -> mx.array:
+    """Rows through the frozen trunk: the states (B, T, D) behind it."""
     parts = plan.parts
     assert parts is not None
     cache = None
@@ -370,5 +388,4 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
         cache = _attach(found, plan)
     states = mx.stop_gradient(run_trunk(parts, _ids(batch), plan.cut, cache))
     mx.eval(states)
-    plan.store.put(keys, states, (batch.ids >= 0).sum(axis=1).tolist())
     return states

@@ -7,9 +7,9 @@ process, whatever ends it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +19,14 @@ from calltune.render import Example
 
 Key = tuple[str, int]  # the part (train, valid) and the row's index in it
 AUTO_SHARE = 4  # of the machine's memory, without a limit of the user's: a quarter
+
+
+class Piece(NamedTuple):
+    """Rows of a part that ran through the trunk together, padded to `width`."""
+
+    part: str
+    indices: tuple[int, ...]
+    width: int
 
 
 @dataclass
@@ -35,6 +43,10 @@ class TrunkStore:
     _free: list[tuple[int, int]] = field(default_factory=list)  # (offset, bytes) of forgotten rows on disk
     _places: dict[Key, tuple[int, int]] = field(default_factory=dict)
     _dtype: mx.Dtype = mx.float32
+    # Which rows ran together: states depend in their last bits on that, so a resumed run repeats it.
+    _ran: dict[Key, Piece] = field(default_factory=dict)
+    _awaited: dict[Key, int] = field(default_factory=dict)  # rows that a resumed run has not computed yet: bytes
+    recompute: Callable[[Piece], mx.array] | None = None
 
     @property
     def full(self) -> bool:
@@ -44,10 +56,12 @@ class TrunkStore:
         """Keep row i of `states` (B, T, D) without its padding, as far as there is room."""
         self._dtype = states.dtype
         whole = np.array(_plain(states))
+        piece = Piece(keys[0][0], tuple(index for _, index in keys), states.shape[1])
         for row, key, length in zip(whole, keys, lengths, strict=True):
             size = length * row.shape[-1] * row.itemsize
-            if key in self.rows:
+            if self.holds(key):
                 continue
+            self._ran[key] = piece
             if self.memory_used + size <= self.memory:
                 self.rows[key] = row[:length].copy()
                 self.memory_used += size
@@ -56,9 +70,24 @@ class TrunkStore:
                 view = self._disk()[place : place + size].view(row.dtype).reshape(length, -1)
                 view[:] = row[:length]
                 self.rows[key], self._places[key] = view, (place, size)
+            else:
+                del self._ran[key]
+
+    @property
+    def holding(self) -> bool:
+        """Whether it was filled, by computing or by a resumed run's plan."""
+        return bool(self._ran)
+
+    def holds(self, key: Key) -> bool:
+        return key in self.rows or key in self._awaited
 
     def get(self, keys: Sequence[Key], width: int) -> mx.array | None:
         """States (B, width, D) with zeros behind each row, or None where one is not kept."""
+        if not all(map(self.holds, keys)):
+            return None
+        for key in keys:
+            if key in self._awaited:
+                self._run_again(self._ran[key])
         found = [self.rows.get(key) for key in keys]
         if any(row is None for row in found):
             return None
@@ -73,13 +102,58 @@ class TrunkStore:
     def forget(self, keys: Iterable[Key]) -> None:
         """Free rows that are not needed again."""
         for key in keys:
-            row = self.rows.pop(key, None)
-            if row is None:
+            row, awaited = self.rows.pop(key, None), self._awaited.pop(key, 0)
+            if row is None and not awaited:
                 continue
+            del self._ran[key]
             if key in self._places:
                 self._free.append(self._places.pop(key))
             else:
-                self.memory_used -= row.nbytes
+                self.memory_used -= awaited if row is None else row.nbytes
+
+    def plan(self) -> dict[str, Any]:
+        """Which rows are held, where, and what they ran with, as JSON; the states themselves are computed again."""
+        pieces: dict[Piece, list[list[Any]]] = {}
+        for key, piece in self._ran.items():
+            size = self._awaited.get(key) or self.rows[key].nbytes
+            pieces.setdefault(piece, []).append([key[1], size, self._places.get(key)])
+        return {
+            "pieces": [[p.part, p.indices, p.width, held] for p, held in pieces.items()],
+            "free": self._free, "disk_used": self.disk_used,
+        }  # fmt: skip
+
+    def follow(self, plan: Mapping[str, Any], recompute: Callable[[Piece], mx.array]) -> None:
+        """Hold what `plan` says; a row's states are computed by `recompute`, with those that it ran with, when they
+        are first asked for."""
+        self.recompute = recompute
+        self._free = [(place, size) for place, size in plan["free"]]
+        self.disk_used = plan["disk_used"]
+        for part, indices, width, held in plan["pieces"]:
+            piece = Piece(part, tuple(indices), width)
+            for index, size, place in held:
+                key = (part, index)
+                self._ran[key], self._awaited[key] = piece, size
+                if place is None:
+                    self.memory_used += size
+                else:
+                    self._places[key] = (place[0], place[1])
+        self.memory_peak = max(self.memory_peak, self.memory_used)
+
+    def _run_again(self, piece: Piece) -> None:
+        assert self.recompute is not None
+        states = self.recompute(piece)
+        self._dtype = states.dtype
+        for row, index in zip(np.array(_plain(states)), piece.indices, strict=True):
+            key = (piece.part, index)
+            if self._ran.get(key) != piece or (size := self._awaited.pop(key, 0)) == 0:
+                continue
+            kept = row[: size // (row.shape[-1] * row.itemsize)]
+            if key in self._places:
+                place = self._places[key][0]
+                self.rows[key] = self._disk()[place : place + size].view(row.dtype).reshape(kept.shape)
+                self.rows[key][:] = kept
+            else:
+                self.rows[key] = kept.copy()
 
     def _room(self, size: int) -> int | None:
         for number, (place, length) in enumerate(self._free):

@@ -1,0 +1,97 @@
+"""Call accuracy while training: a fixed, small part of the validation rows is answered; the best weights go by it.
+
+The loss can fall on while calls get worse, and the other way round; what users see is whether the call is right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calltune.caller import Caller, make_caller
+from calltune.engine.decode import forget_prefixes
+from calltune.engine.load import LoadedModel
+from calltune.errors import InputError
+from calltune.render import Example
+from calltune.schema import Conversation, Reply
+from calltune.score import aggregate
+from calltune.settings import TrainSettings
+from calltune.tasks.questions import Question, questions_of
+from calltune.template import Template
+
+ROOM = 1.25  # times the longest right reply: what an untrained model may ramble
+MOST = 256  # tokens of a reply, however long the right ones are
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Asks `questions` of the model as it is; `limit` is the longest reply in tokens."""
+
+    caller: Caller
+    questions: tuple[Question, ...]
+    limit: int
+
+    def __call__(self, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Shares in 0..1: `exact_match` over all, `call_exact_match`, `name_match` and `arguments_match` (of those
+        with the right names) over those that need a call, `no_call_accuracy` over the others; None for a share of
+        nothing. `check` is called for each reply, and may raise to leave."""
+        started = time.perf_counter()
+        forget_prefixes(self.caller.decoder)  # made by other weights
+        self.caller.loaded.model.eval()
+        requests = [(q.messages, q.tools) for q in self.questions]
+        replies = self.caller.batch(requests, max_tokens=self.limit, batch_size=len(requests),
+                                    on_reply=lambda *_: check())  # fmt: skip
+        forget_prefixes(self.caller.decoder)  # and their memory is free
+        return figures(self.questions, replies) | {"accuracy_seconds": time.perf_counter() - started}
+
+
+def make_selector(
+    loaded: LoadedModel, template: Template, rows: Sequence[Conversation], examples: Sequence[Example], count: int
+) -> Selector | None:
+    """At most `count` decisions, spread evenly over those of `rows`; None where the rows have none. `examples` are
+    these rows rendered, and tell how long replies are."""
+    try:
+        questions = questions_of(rows)
+    except InputError:
+        return None
+    count = min(count, len(questions))
+    chosen = tuple(questions[len(questions) * k // count] for k in range(count))
+    longest = max((span_tokens(example) for example in examples), default=0)
+    return Selector(make_caller(loaded, template), chosen, min(int(longest * ROOM) + 8, MOST))
+
+
+def span_tokens(example: Example) -> int:
+    """Tokens of the longest run of trained ones: a reply."""
+    longest = current = 0
+    end = -1
+    for span in example.spans:
+        size = span.end - span.start
+        current = current + size if span.start == end else size
+        longest, end = max(longest, current), span.end
+    return longest
+
+
+def figures(questions: Sequence[Question], replies: Sequence[Reply]) -> dict[str, Any]:
+    all_ = aggregate([q.verdict(reply) for q, reply in zip(questions, replies, strict=True)])
+    need = [(q, reply) for q, reply in zip(questions, replies, strict=True) if q.expected]
+    named = [(q, reply) for q, reply in need if names(q.expected) == names(reply.calls) and not reply.errors]
+    exact = sum(q.verdict(reply).exact for q, reply in named)
+    return {
+        "exact_match": all_["exact_match"], "call_exact_match": all_["call_exact_match"],
+        "name_match": len(named) / len(need) if need else None,
+        "arguments_match": exact / len(named) if named else None, "no_call_accuracy": all_["no_call_accuracy"],
+    }  # fmt: skip
+
+
+def names(calls: Sequence[Any]) -> list[str]:
+    return sorted(call.name for call in calls)
+
+
+def accuracy_points(total: int, settings: TrainSettings) -> frozenset[int]:
+    """The updates after which accuracy is measured: as many as fit `steps_per_accuracy` apart, spread evenly, so that
+    the last one is the end; none in a shorter run. They follow from the settings, so a resumed run has the same."""
+    every = settings.steps_per_eval if settings.steps_per_accuracy is None else settings.steps_per_accuracy
+    count = total // every if every else 0
+    return frozenset(round(total * k / count) for k in range(1, count + 1))
