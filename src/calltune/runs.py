@@ -24,6 +24,8 @@ from calltune.checkpoints import Checkpoint, drop_from, sweep, write_checkpoint
 from calltune.data.readers import load_conversations
 from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
+from calltune.metrics import FILE as METRICS
+from calltune.metrics import RUN_FILE, read_metrics
 from calltune.platform.lock import check_unlocked, locked
 from calltune.platform.machine import machine
 from calltune.platform.paths import atomic_write, check_writable, disk_problem, sha256_file
@@ -33,8 +35,6 @@ from calltune.settings import TrainSettings, to_dict
 from calltune.template import Template
 from calltune.tokenizer import TOKENIZER_FILES
 
-RUN_FILE = "calltune.json"
-METRICS = "metrics.jsonl"
 VERSION = 1
 ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
 
@@ -73,12 +73,6 @@ class Run:
             raise InputError(f"the run {self.folder} held out no test rows",
                              next_step="give rows with --data FILE")  # fmt: skip
         return load_conversations(path)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl that may be growing: a last line that is not whole is left out."""
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
 
 
 def is_run(path: Path) -> bool:

@@ -22,6 +22,7 @@ from calltune.engine import optim, ranks
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.probe import on_gpu
+from calltune.engine.reporting import check_reporters, reporters
 from calltune.engine.step import Plan, Speed, follow_trunk, forget_trunk, pieces_of, plan_step, store_trunk
 from calltune.engine.trunk import trunk_note
 from calltune.errors import CannotFinish, InputError
@@ -32,7 +33,7 @@ from calltune.quarantine import Health, rows_to_blame
 from calltune.render import Example
 from calltune.runs import Run, RunWriter, record_of
 from calltune.selecting import accuracy_points, make_selector
-from calltune.settings import TrainSettings
+from calltune.settings import TrainSettings, to_dict
 from calltune.starting import Start, check_asked, find_start
 
 SAVE_SECONDS = 60.0
@@ -91,6 +92,7 @@ def _train(
     settings: TrainSettings, data: Any, callback: Callback | None, progress: Progress, loaded: LoadedModel | None,
     folder: Path,
 ) -> Run:  # fmt: skip
+    check_reporters(settings.report_to)
     writer = RunWriter(Path(settings.out), overwrite=settings.overwrite, keep=settings.keep_checkpoints)
     check_asked(settings, writer)
     loaded = loaded or load(settings.model, settings.dtype)
@@ -113,7 +115,10 @@ def _train(
         select = make_selector(
             loaded, prepared.template, prepared.parts.valid, prepared.valid, settings.accuracy_rows
         )
+        if settings.report_to and not ranks.rank():
+            callback = reporters(settings.report_to, str(writer.folder), to_dict(settings), callback)
         loop = Loop(plan, prepared, settings, writer, callback, progress, select)
+        loop.again = how_to_go_on(settings, data)
         if found is None:
             writer.begin(settings, prepared, loaded)
         else:
@@ -123,6 +128,13 @@ def _train(
         save_adapter(writer.folder, loop.best_arrays, adapter, keys, loaded.folder, len(loaded.model.layers))
         restore(loaded, loop.best_arrays)
         return writer.finish(prepared, loop.summary())
+
+
+def how_to_go_on(settings: TrainSettings, data: Any) -> str:
+    """What to do after the run was stopped, in words."""
+    if data is None:
+        return f"; go on with: calltune train --resume --out {shlex.quote(settings.out)}"
+    return "" if settings.overwrite else "; the same call goes on with it"
 
 
 def adapter_settings(settings: TrainSettings) -> AdapterSettings:
@@ -174,6 +186,7 @@ class Loop:
     callback: Callback | None
     progress: Progress
     select: Callable[[Callable[[], None]], dict[str, Any]] | None = None
+    again: str = ""  # how to go on when it is stopped, in words
     # What a checkpoint holds (`state`, `restore`):
     update: int = 0
     validated: bool = False  # whether the validation that is due after this update was made
@@ -383,8 +396,7 @@ class Loop:
     def leave(self) -> None:
         """Save, say how to go on, and do what the signal asked for."""
         self.save()
-        self.progress.say(f"saved after update {self.update} of {self.total}; go on with: "
-                          f"calltune train --resume --out {shlex.quote(self.settings.out)}")  # fmt: skip
+        self.progress.say(f"saved after update {self.update} of {self.total}{self.again}")
         self.stop.pass_on()
         raise KeyboardInterrupt  # another process was asked
 
@@ -402,6 +414,8 @@ class Loop:
                 "iteration": self.update, "train_loss": row["train_loss"], "learning_rate": rate,
                 "iterations_per_second": row["updates_per_second"], "tokens_per_second": row["tokens_per_second"],
                 "trained_tokens": self.trained_tokens, "peak_memory": row["peak_memory_gb"],
+                **{key: value for key, value in row.items() if key.startswith(("loss_", "padding", "gradient_",
+                                                                             "trained_tokens_per", "epoch"))},
             })  # fmt: skip
 
     def is_due(self) -> bool:

@@ -34,6 +34,18 @@ def check_unlocked(folder: Path) -> None:
         os.close(handle)
 
 
+def owner_of(folder: Path) -> dict[str, Any]:
+    """Who holds the folder: `pid`, `host`, `since`; empty where nobody does."""
+    try:
+        handle = os.open(folder / NAME, os.O_RDONLY)
+    except OSError:
+        return {}
+    try:
+        return _owner(handle) if not _take(handle) or _alive_elsewhere(handle) else {}
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def locked(folder: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Hold the folder, which is made if need be and removed again if nothing came into it. Yields a function to call
