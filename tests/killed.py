@@ -1,8 +1,9 @@
 """Processes that train and are killed with SIGKILL at random moments, for test_kill.py.
 
-Starting Python and its imports takes seconds, and 50 kills want 50 processes. So one process (`main`) imports everything
-once, without running anything of MLX, whose threads do not outlive a fork, and forks the others, each of which trains
-as `calltune train` would.
+Starting Python and its imports takes seconds, and 50 kills want 50 processes. So one process (`main`) imports what it
+can once, nothing of MLX, whose threads do not outlive a fork, and forks the others, each of which trains as `calltune
+train` would. Most kills fall between the first report and a third of a run's time, so that runs are killed some
+times before they end; the others at any time before that.
 """
 
 from __future__ import annotations
@@ -24,22 +25,20 @@ def main(work: Path, kills: int, seed: int) -> None:
     settings = json.loads((work / "settings.json").read_text())
     import_all()
     rng = random.Random(seed)
-    started = time.perf_counter()
-    assert trained(settings, work / "straight", work) == 0, (work / "log").read_text()
-    whole = time.perf_counter() - started
+    begin, whole = straight(settings, work)
     runs, killed, resumed = 0, 0, 0
     while killed < kills:
         folder = work / f"run-{runs}"
         while True:
-            # Not after most of a run's time: it would end, and nothing be killed.
-            code = trained(settings, folder, work, rng.uniform(0, whole) if killed < kills else None)
+            moment = rng.uniform(begin, begin + (whole - begin) / 3) if rng.random() < 0.8 else rng.uniform(0, begin)
+            code = ended(start(settings, folder, work), moment if killed < kills else None)
             if code != -signal.SIGKILL:
                 break
             killed += 1
             resumed += (folder / "checkpoints").exists()
         assert code == 0, (work / "log").read_text()
         runs += 1
-    outcome = {"runs": runs, "killed": killed, "with_checkpoints": resumed, "seconds": whole}
+    outcome = {"runs": runs, "killed": killed, "with_checkpoints": resumed, "begin": begin, "seconds": whole}
     (work / "outcome.json").write_text(json.dumps(outcome))
 
 
@@ -54,11 +53,30 @@ def import_all() -> None:
     assert "mlx.core" not in sys.modules
 
 
-def trained(settings: dict[str, Any], folder: Path, work: Path, kill_after: float | None = None) -> int:
-    """Train in a process of its own; its exit code, negative for the signal that ended it."""
+def straight(settings: dict[str, Any], work: Path) -> tuple[float, float]:
+    """A run that nobody kills; seconds until its first report, and of all of it."""
+    started, begin = time.perf_counter(), 0.0
+    child = start(settings, work / "straight", work)
+    while True:
+        time.sleep(0.01)
+        if not begin and (work / "straight" / "metrics.jsonl").exists():
+            begin = time.perf_counter() - started
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert status == 0, (work / "log").read_text()
+            return begin, time.perf_counter() - started
+
+
+def start(settings: dict[str, Any], folder: Path, work: Path) -> int:
+    """Train in a process of its own."""
     child = os.fork()
     if child == 0:
         train_here(settings | {"out": str(folder)}, work)
+    return child
+
+
+def ended(child: int, kill_after: float | None) -> int:
+    """Its exit code, negative for the signal that ended it."""
     if kill_after is not None:
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)

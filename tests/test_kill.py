@@ -43,7 +43,7 @@ def killed_often(folder: Path, kills: int, seed: int = 0) -> None:
 
 
 def test_trap_t10_a_few_kills(tmp_path):
-    killed_often(tmp_path, 5)
+    killed_often(tmp_path, 3)
 
 
 @pytest.mark.slow

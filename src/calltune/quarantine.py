@@ -41,17 +41,19 @@ class Health:
     applied: int = 0
     sound: int = 0  # the last update whose loss was finite: the weights before it are good
     losses: list[float] = field(default_factory=list)
-    lowest: float | None = None
+    lowest: float | None = None  # mean loss of WINDOW updates, or the first one's loss
     exploded: bool = False
 
     def good(self, update: int, loss: float) -> str:
         """An update that was made; returns words if the loss has exploded, once until it is low again."""
         self.applied, self.sound = self.applied + 1, update
         self.losses = [*self.losses[1 - WINDOW :], loss]
+        if self.lowest is None:
+            self.lowest = loss  # of the base: a run may explode from its first update on
         if len(self.losses) < WINDOW:
             return ""
         mean = fmean(self.losses)
-        lowest = self.lowest = mean if self.lowest is None else min(self.lowest, mean)
+        lowest = self.lowest = min(self.lowest, mean)
         before, self.exploded = self.exploded, mean > TIMES * lowest and mean > lowest + ABOVE
         if self.exploded and not before:
             return (f"the loss explodes: {mean:.3g} over the last {WINDOW} updates, {lowest:.3g} at its lowest; "

@@ -1,4 +1,4 @@
-"""Reports to trackers of experiments: wandb and swanlab by mlx-lm's callbacks, TensorBoard by one of the same form."""
+"""Reports to trackers of experiments: wandb and swanlab by mlx-lm's callbacks, TensorBoard by one of their form."""
 
 from __future__ import annotations
 
