@@ -158,7 +158,7 @@ def test_health_counts_broken_updates_of_the_last_ten():
 
 def test_an_exploding_run_says_so(tmp_path):
     good, said = str(tiny_model(tmp_path / "model", layers=3)), Breaking()
-    settings = settings_of(good, tmp_path / "run", learning_rate=3.0, schedule="constant", warmup=0.0, epochs=8.0)
+    settings = settings_of(good, tmp_path / "run", learning_rate=1.0, fine_tune="full", num_layers=-1, epochs=8.0)
     rows = {"train": weather_rows(8), "valid": weather_rows(2)}
     train(settings, rows, progress=said)
     lines = [json.loads(line) for line in Path(tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

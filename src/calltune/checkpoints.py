@@ -78,7 +78,7 @@ def newest(run: Path, say: Callable[[str], None]) -> tuple[Checkpoint | None, li
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Raises Damaged unless every file is the one that was written."""
     try:
-        document = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        document = _document(folder)
         given = document.pop("sha256")
         if given != _sum(document):
             raise Damaged(f"{STATE}: the checksum differs")
@@ -92,6 +92,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         at = error.filename if isinstance(error, OSError) else None
         raise Damaged(f"{Path(at).name}: {error.strerror}" if at else str(error)) from error
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Damaged(f"{STATE}: {error}") from error
+    return document
 
 
 def folders(run: Path) -> list[Path]:
