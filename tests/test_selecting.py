@@ -48,17 +48,17 @@ def test_accuracy_is_measured_and_is_what_evaluate_finds(learned):
 
 
 def test_the_test_rows_are_never_asked(model, tmp_path, monkeypatch):
-    from calltune import train as module
-    from calltune.train import make_selector as plain
+    import sys
 
-    asked = []
+    module, asked = sys.modules["calltune.train"], []
+    plain = module.make_selector
 
     def watched(loaded, template, rows, *rest):
         asked.extend(rows)
         return plain(loaded, template, rows, *rest)
 
-    monkeypatch.setattr("calltune.train.make_selector", watched)
-    run = module(settings_of(model, tmp_path / "run", iters=1, test=0.25, valid=0.25), weather_rows(16))
+    monkeypatch.setattr(module, "make_selector", watched)
+    run = train(settings_of(model, tmp_path / "run", iters=1, test=0.25, valid=0.25), weather_rows(16))
     held = {row.id for row in run.test_rows()}
     assert held and asked and not held & {row.id for row in asked}
 

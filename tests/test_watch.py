@@ -104,12 +104,13 @@ def test_the_best_so_far_goes_by_accuracy_where_it_is_measured():
 # ---- other places -----------------------------------------------------------------------------------------------
 
 
-class Board:
-    made: list["Board"] = []  # noqa: UP037
+BOARDS = []
 
+
+class Board:
     def __init__(self, folder: str) -> None:
         self.folder, self.scalars = folder, []
-        Board.made.append(self)
+        BOARDS.append(self)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self.scalars.append((name, value, step))
@@ -136,9 +137,9 @@ def test_tensorboard_and_wandb_are_told_by_callbacks(model, tmp_path, monkeypatc
     settings = settings_of(model, tmp_path / "run", iters=4, report_to=("tensorboard", "wandb"))
     run = train(settings, data(), callback=own)
     assert [info["iteration"] for info in own.train] == [4]  # ours is told as before
-    names = {name for name, _, _ in Board.made[-1].scalars}
+    names = {name for name, _, _ in BOARDS[-1].scalars}
     assert {"train/train_loss", "train/loss_arguments", "train/gradient_norm", "valid/val_loss"} <= names
-    assert Board.made[-1].folder == str(run.folder / "tensorboard")
+    assert BOARDS[-1].folder == str(run.folder / "tensorboard")
     assert logged[0]["project"] == "calltune" and logged[0]["config"]["rank"] == 4
     assert [row["at"] for row in logged[1:] if "train_loss" in row] == [4]
 

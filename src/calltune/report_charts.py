@@ -122,7 +122,7 @@ def chart(
     ]
     shown = [(step, kind) for step, kind in marks if step <= last]
     parts += [
-        Markup('<line class="mark {}" x1="{2:.3f}" x2="{2:.3f}" y1="0" y2="100"><title>{1}</title></line>').format(
+        Markup('<line class="mark {0}" x1="{2:.3f}" x2="{2:.3f}" y1="0" y2="100"><title>{1}</title></line>').format(
             kind, f"{WORDS[kind]}: update {step}", 100 * step / last
         )
         for step, kind in shown
