@@ -164,3 +164,14 @@ def test_an_exploding_run_says_so(tmp_path):
     lines = [json.loads(line) for line in Path(tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     found = [row for row in lines if row.get("event") == "exploded"]
     assert len(found) >= 1 and any("explodes" in text for text in said.said)
+
+
+def test_trap_t19_the_last_partial_report_is_over_its_own_updates(tmp_path):
+    good = str(tiny_model(tmp_path / "model", layers=3))
+    run = train(settings_of(good, tmp_path / "run", steps_per_report=4, iters=6), data())
+    reports = [row for row in run.metrics() if "train_loss" in row]
+    assert [(row["step"], row["rows"]) for row in reports] == [(4, 8), (6, 4)]
+    for row, updates in zip(reports, (4, 2), strict=True):
+        assert row["updates_per_second"] * row["seconds"] == pytest.approx(updates)
+        assert row["tokens_per_second"] * row["seconds"] == pytest.approx(row["tokens"])
+    assert run.record["train"]["tokens"] == sum(row["tokens"] for row in reports)

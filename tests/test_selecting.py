@@ -142,5 +142,7 @@ def test_rows_without_a_decision_have_no_selector(learned):
     caller = load(learned.folder)
     silent = [replace(row, messages=(Message("user", "x"),)) for row in weather_rows(2)]
     assert make_selector(caller.loaded, caller.template, silent, [], 8) is None
-    chosen = make_selector(caller.loaded, caller.template, weather_rows(20), [], 5)
+    examples = [Example(tuple(range(30)), (Span(3, 9, "answer"),), f"row-{i}") for i in range(21) if i != 19]
+    chosen = make_selector(caller.loaded, caller.template, weather_rows(21), examples, 5)
+    assert chosen.limit == 15
     assert [q.id for q in chosen.questions] == ["row-0", "row-4", "row-8", "row-12", "row-16"]  # spread evenly

@@ -4,6 +4,7 @@ checkpoints/step-0000040/state.json              counters, metrics' position, wh
                          adapters.safetensors    the trained weights
                          optimizer.safetensors   moments and steps
                          best.safetensors        the weights that were best so far, where there are any
+                         trunk.safetensors       states of the frozen layers that are still needed, where they are few
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from calltune.platform.paths import atomic_folder, atomic_write, sha256_file
 FOLDER = "checkpoints"
 STATE = "state.json"
 VERSION = 1
-PARTS = ("adapters", "optimizer", "best")
+PARTS = ("adapters", "optimizer", "best", "trunk")
 Arrays = dict[str, Any]
 
 

@@ -31,7 +31,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Probl
     `hashes`. Kinds are `fixed` where it cannot be forced, else `changed`."""
     old, new = before["settings"], now["settings"]
     made = []
-    hashes = [name for name in ASPECTS if before["hashes"].get(name) != now["hashes"].get(name)]
+    known = [name for name in ASPECTS if name in before["hashes"]]  # an older run kept fewer
+    hashes = [name for name in known if before["hashes"][name] != now["hashes"].get(name)]
     for name in hashes:
         kind = "fixed" if name in FIXED_HASHES else "changed"
         was, other = before["hashes"].get(name), now["hashes"].get(name)

@@ -51,14 +51,16 @@ def make_selector(
     loaded: LoadedModel, template: Template, rows: Sequence[Conversation], examples: Sequence[Example], count: int
 ) -> Selector | None:
     """At most `count` decisions, spread evenly over those of `rows`; None where the rows have none. `examples` are
-    these rows rendered, and tell how long replies are."""
+    these rows rendered, and tell which rows are not too long, and how long replies are."""
+    kept = {example.id for example in examples}
     try:
-        questions = questions_of(rows)
+        questions = questions_of([row for row in rows if row.id in kept])
     except InputError:
         return None
     count = min(count, len(questions))
     chosen = tuple(questions[len(questions) * k // count] for k in range(count))
     longest = max((span_tokens(example) for example in examples), default=0)
+    loaded.model.eval()  # what is probed there must not drop out anything
     return Selector(make_caller(loaded, template), chosen, min(int(longest * ROOM) + 8, MOST))
 
 
@@ -89,9 +91,14 @@ def names(calls: Sequence[Any]) -> list[str]:
     return sorted(call.name for call in calls)
 
 
+def accuracy_every(settings: TrainSettings) -> int:
+    """Updates between measurements; 0: none are made."""
+    return settings.steps_per_eval if settings.steps_per_accuracy is None else settings.steps_per_accuracy
+
+
 def accuracy_points(total: int, settings: TrainSettings) -> frozenset[int]:
     """The updates after which accuracy is measured: as many as fit `steps_per_accuracy` apart, spread evenly, so that
     the last one is the end; none in a shorter run. They follow from the settings, so a resumed run has the same."""
-    every = settings.steps_per_eval if settings.steps_per_accuracy is None else settings.steps_per_accuracy
+    every = accuracy_every(settings)
     count = total // every if every else 0
     return frozenset(round(total * k / count) for k in range(1, count + 1))

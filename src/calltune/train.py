@@ -32,11 +32,12 @@ from calltune.progress import Progress, Silent
 from calltune.quarantine import Health, rows_to_blame
 from calltune.render import Example
 from calltune.runs import Run, RunWriter, record_of
-from calltune.selecting import accuracy_points, make_selector
+from calltune.selecting import accuracy_every, accuracy_points, make_selector
 from calltune.settings import TrainSettings, to_dict
 from calltune.starting import Start, check_asked, find_start
 
 SAVE_SECONDS = 60.0
+TRUNK_BYTES = 64 << 20  # of states of the frozen trunk, the most that a checkpoint holds
 LOOK_AHEAD = 8  # updates whose rows go through the frozen trunk together
 
 
@@ -112,9 +113,10 @@ def _train(
         plan = make_plan(loaded, prepared, settings)
         for note in plan.notes:
             progress.say(note)
-        select = make_selector(
-            loaded, prepared.template, prepared.parts.valid, prepared.valid, settings.accuracy_rows
-        )
+        select = None
+        if accuracy_every(settings):
+            valid = prepared.parts.valid
+            select = make_selector(loaded, prepared.template, valid, prepared.valid, settings.accuracy_rows)
         if settings.report_to and not ranks.rank():
             callback = reporters(settings.report_to, str(writer.folder), to_dict(settings), callback)
         loop = Loop(plan, prepared, settings, writer, callback, progress, select)
@@ -212,6 +214,7 @@ class Loop:
     def run(self) -> None:
         if self.plan.cut:
             self.progress.say(trunk_plan(self.plan, self.prepared, self.epochs()))
+        self.progress.say(schedule_words(self.total, self.settings))
         self.progress.start("training", self.total)
         self.progress.advance("training", self.update)
         with self.stop, self.plan.context():
@@ -247,7 +250,8 @@ class Loop:
             if not self.validated:
                 self.stop_if_asked()
                 self.validate()
-            if self.saving.due(self.update) and not self.health.ill:
+            whole = not self.plan.cut or self.update % LOOK_AHEAD == 0
+            if self.saving.due(self.update, whole) and not self.health.ill:
                 self.save()
             self.stop_if_asked()
             started = time.perf_counter()
@@ -352,7 +356,7 @@ class Loop:
             return
         started = time.perf_counter()
         arrays = {"adapters": optim.snapshot(self.plan.model), "optimizer": optim.optimizer_arrays(self.optimizer),
-                  "best": self.best_arrays}  # fmt: skip
+                  "best": self.best_arrays, "trunk": self.plan.store.arrays(TRUNK_BYTES)}  # fmt: skip
         self.writer.save(self.update, self.state(), arrays)
         self.saving.saved(self.update, time.perf_counter() - started)
 
@@ -382,7 +386,8 @@ class Loop:
         trunk = state["trunk"]
         same = (trunk["prefix"], trunk["cut"]) == (len(self.plan.prefix), self.plan.cut) and not start.changed
         if same and ranks.size() == 1:  # otherwise it begins empty, which costs time and the last bits of equality
-            follow_trunk(self.plan, trunk["held"], {"train": self.prepared.train, "valid": self.prepared.valid})
+            examples = {"train": self.prepared.train, "valid": self.prepared.valid}
+            follow_trunk(self.plan, trunk["held"], examples, arrays.get("trunk", {}))
         if "valid" in start.reset:  # the best of other rows cannot be compared
             self.best_loss, self.best_accuracy, self.best_update, self.best_arrays = math.inf, -1.0, 0, {}
             self.quarantined["valid"] = []
@@ -507,10 +512,12 @@ class Saving:
     last: float = 0.0
     at: float = field(default_factory=time.perf_counter)
 
-    def due(self, update: int) -> bool:
+    def due(self, update: int, whole: bool) -> bool:
+        """`whole`: nothing that was computed ahead is open, so that a resumed run has nothing to do twice."""
         if self.every is not None:
             return bool(self.every and update % self.every == 0)
-        return time.perf_counter() - self.at >= max(SAVE_SECONDS, 100 * self.last)
+        wait = max(SAVE_SECONDS, 100 * self.last)
+        return time.perf_counter() - self.at >= (wait if whole else 5 * wait)
 
     def saved(self, update: int, seconds: float, before: float = 0.0) -> None:
         self.update, self.last, self.total, self.at = (
@@ -585,6 +592,14 @@ def total_updates(rows: int, settings: TrainSettings, per_epoch: int | None = No
         return settings.iters
     batches = settings.epochs * (per_epoch or math.ceil(rows / settings.batch_size))
     return max(1, math.ceil(batches / settings.grad_accumulation - 1e-9))
+
+
+def schedule_words(total: int, settings: TrainSettings) -> str:
+    """The schedule as it will be, in updates."""
+    many = f", {settings.grad_accumulation} batches each" if settings.grad_accumulation > 1 else ""
+    warm = round(settings.warmup * total)
+    return (f"{total} updates{many}: learning rate up to {settings.learning_rate:g} over the first {warm}, then "
+            f"{settings.schedule}")  # fmt: skip
 
 
 def learning_rate(update: int, total: int, settings: TrainSettings) -> float:

@@ -365,15 +365,18 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
     return states
 
 
-def follow_trunk(plan: Plan, held: Mapping[str, Any], parts: Mapping[str, Sequence[Example]]) -> None:
-    """Have the store hold what it held when a run was saved; `parts` are the examples by part."""
+def follow_trunk(
+    plan: Plan, held: Mapping[str, Any], parts: Mapping[str, Sequence[Example]], states: Mapping[str, mx.array]
+) -> None:
+    """Have the store hold what it held when a run was saved; `parts` are the examples by part, `states` what was
+    saved of it."""
 
     def recompute(piece: Piece) -> mx.array:
         batch = make_batch(parts[piece.part], piece.indices, len(plan.prefix))
         missing = piece.width - batch.ids.shape[1]
         return _run_rows(plan, replace(batch, ids=np.pad(batch.ids, ((0, 0), (0, missing)), constant_values=-1)))
 
-    plan.store.follow(held, recompute)
+    plan.store.follow(held, recompute, states)
 
 
 def _run_rows(plan: Plan, batch: Batch) -> mx.array:

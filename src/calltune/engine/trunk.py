@@ -119,13 +119,21 @@ class TrunkStore:
             pieces.setdefault(piece, []).append([key[1], size, self._places.get(key)])
         return {
             "pieces": [[p.part, p.indices, p.width, held] for p, held in pieces.items()],
-            "free": self._free, "disk_used": self.disk_used,
+            "free": self._free, "disk_used": self.disk_used, "dtype": str(self._dtype).removeprefix("mlx.core."),
         }  # fmt: skip
 
-    def follow(self, plan: Mapping[str, Any], recompute: Callable[[Piece], mx.array]) -> None:
-        """Hold what `plan` says; a row's states are computed by `recompute`, with those that it ran with, when they
-        are first asked for."""
-        self.recompute = recompute
+    def arrays(self, most: int) -> dict[str, mx.array]:
+        """The states themselves, where they are at most so many bytes: a checkpoint with them goes on at once."""
+        if sum(row.nbytes for row in self.rows.values()) > most:
+            return {}
+        return {f"{part}.{index}": mx.array(row) for (part, index), row in self.rows.items()}
+
+    def follow(
+        self, plan: Mapping[str, Any], recompute: Callable[[Piece], mx.array], states: Mapping[str, mx.array]
+    ) -> None:
+        """Hold what `plan` says. Rows whose `states` are not there are computed by `recompute`, with those that they
+        ran with, when they are first asked for."""
+        self.recompute, self._dtype = recompute, getattr(mx, plan["dtype"])
         self._free = [(place, size) for place, size in plan["free"]]
         self.disk_used = plan["disk_used"]
         for part, indices, width, held in plan["pieces"]:
@@ -137,6 +145,8 @@ class TrunkStore:
                     self.memory_used += size
                 else:
                     self._places[key] = (place[0], place[1])
+                if (found := states.get(f"{part}.{index}")) is not None:
+                    self._keep(key, np.array(found))
         self.memory_peak = max(self.memory_peak, self.memory_used)
 
     def _run_again(self, piece: Piece) -> None:
@@ -145,15 +155,19 @@ class TrunkStore:
         self._dtype = states.dtype
         for row, index in zip(np.array(_plain(states)), piece.indices, strict=True):
             key = (piece.part, index)
-            if self._ran.get(key) != piece or (size := self._awaited.pop(key, 0)) == 0:
+            if self._ran.get(key) != piece or (size := self._awaited.get(key, 0)) == 0:
                 continue
-            kept = row[: size // (row.shape[-1] * row.itemsize)]
-            if key in self._places:
-                place = self._places[key][0]
-                self.rows[key] = self._disk()[place : place + size].view(row.dtype).reshape(kept.shape)
-                self.rows[key][:] = kept
-            else:
-                self.rows[key] = kept.copy()
+            self._keep(key, row[: size // (row.shape[-1] * row.itemsize)].copy())
+
+    def _keep(self, key: Key, row: np.ndarray[Any, Any]) -> None:
+        """An awaited row's states, where it has its place."""
+        self._awaited.pop(key, None)
+        if key in self._places:
+            place, size = self._places[key]
+            view = self._disk()[place : place + size].view(row.dtype).reshape(row.shape)
+            view[:] = row
+            row = view
+        self.rows[key] = row
 
     def _room(self, size: int) -> int | None:
         for number, (place, length) in enumerate(self._free):
