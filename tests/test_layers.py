@@ -22,7 +22,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tokenizer", "template", "render", "rendered", "batching", "grammar", "guide"),  # tokens and rows
     ("engine",),  # everything that touches MLX
     ("lengths", "prepare", "runs", "checkpoints", "resuming"),
-    ("train", "caller", "generate", "tasks", "selecting", "quarantine", "starting"),  # run the model
+    (
+        "train",
+        "caller",
+        "generate",
+        "tasks",
+        "selecting",
+        "quarantine",
+        "starting",
+        "schedule",
+        "window",
+        "loop",
+    ),  # run the model
     ("report", "report_breakdown", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
     (
         "evaluate",

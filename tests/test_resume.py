@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny import TIME, WEATHER, tiny_model, weather_rows
 
+from calltune import loop
 from calltune.checkpoints import folders
 from calltune.errors import InputError
 from calltune.progress import Silent
@@ -97,7 +97,7 @@ def test_trap_t09_a_run_that_goes_on_ends_bit_for_bit_as_one_that_was_not_broken
 ):
     if form.get("trunk_bytes") == 0:  # states that are too many to be saved are computed again
         form = {}
-        monkeypatch.setattr(sys.modules["calltune.train"], "TRUNK_BYTES", 0)
+        monkeypatch.setattr(loop, "TRUNK_BYTES", 0)
     straight = train(settings_of(model, tmp_path / "straight", **form), data())
     settings = settings_of(model, tmp_path / "run", **form)
     for at in (2, 4, 6) if "grad_accumulation" in form else (4, 7, 11):

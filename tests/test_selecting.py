@@ -11,12 +11,13 @@ from tiny import TIME, WEATHER, tiny_model, weather_rows
 
 from calltune.caller import load
 from calltune.evaluate import evaluate
+from calltune.loop import Loop
 from calltune.render import Example, Span
 from calltune.schema import Message, Reply, ToolCall
 from calltune.selecting import MOST, accuracy_points, figures, make_selector, span_tokens
 from calltune.settings import TrainSettings
 from calltune.tasks.questions import questions_of
-from calltune.train import Loop, train
+from calltune.train import train
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ from calltune.caller import load
 from calltune.engine import optim
 from calltune.errors import CannotFinish, InputError
 from calltune.runs import Run, read_run
+from calltune.schedule import learning_rate, total_updates
 from calltune.schema import Conversation
 from calltune.settings import TrainSettings
-from calltune.train import learning_rate, total_updates, train
+from calltune.train import train
 
 import mlx.core as mx  # isort: skip  (after the engine: it loads the BLAS)
 import mlx_lm  # isort: skip

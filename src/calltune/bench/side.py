@@ -130,8 +130,9 @@ class _Kept:
 def _run_ours(loaded: Any, train: list[Example], valid: list[Example], settings: Any) -> Any:
     from calltune.engine.measured import Measured, Update
     from calltune.engine.step import plan_step
+    from calltune.loop import Loop
     from calltune.progress import Silent
-    from calltune.train import Loop, speed_of
+    from calltune.train import speed_of
 
     settings = replace(settings, steps_per_report=1)
     kept = _Kept(train, valid)
