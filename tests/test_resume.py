@@ -52,7 +52,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def settings_of(model: str, out: Path, **changes: Any) -> TrainSettings:
     settings: dict[str, Any] = {
         "num_layers": 2, "rank": 4, "batch_size": 2, "epochs": 3.0, "learning_rate": 1e-2, "save_every": 1,
-        "steps_per_eval": 5, "steps_per_report": 4, "accuracy_rows": 3, "dropout": 0.0, "keys": ("all",), "test": 0.0,
+        "steps_per_eval": 5, "steps_per_accuracy": 5, "steps_per_report": 4, "accuracy_rows": 3, "keys": ("all",),
+        "dropout": 0.0, "test": 0.0,
     }  # fmt: skip
     return TrainSettings(model=model, out=str(out), **settings | changes)
 

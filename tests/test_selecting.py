@@ -14,7 +14,15 @@ from calltune.evaluate import evaluate
 from calltune.loop import Loop
 from calltune.render import Example, Span
 from calltune.schema import Message, Reply, ToolCall
-from calltune.selecting import MOST, accuracy_points, figures, make_selector, span_tokens
+from calltune.selecting import (
+    MOST,
+    accuracy_every,
+    accuracy_points,
+    figures,
+    is_asked,
+    make_selector,
+    span_tokens,
+)
 from calltune.settings import TrainSettings
 from calltune.tasks.questions import questions_of
 from calltune.train import train
@@ -31,7 +39,8 @@ def learned(model, tmp_path_factory):
     rows = weather_rows(8, think=False, tools=[WEATHER])
     settings = settings_of(
         model, tmp_path_factory.mktemp("runs") / "run", num_layers=-1, rank=16, scale=4.0, learning_rate=5e-3,
-        epochs=60.0, batch_size=8, steps_per_report=10, steps_per_eval=20, accuracy_rows=8, save_every=0,
+        epochs=60.0, batch_size=8, steps_per_report=10, steps_per_eval=20, steps_per_accuracy=20, accuracy_rows=8,
+        save_every=0,
     )  # fmt: skip
     return train(settings, {"train": rows, "valid": rows})
 
@@ -93,13 +102,24 @@ def test_the_best_goes_by_accuracy_then_by_loss(monkeypatch):
 
 
 def test_the_last_measurement_is_the_end_and_short_runs_have_none():
+    assert accuracy_points(100, 50) == {50, 100}
+    assert accuracy_points(130, 50) == {65, 130}
+    assert accuracy_points(49, 50) == accuracy_points(60, 0) == frozenset()
+
+
+def test_by_default_the_interval_follows_from_what_a_measurement_costs():
     settings = TrainSettings(steps_per_eval=50)
-    assert accuracy_points(100, settings) == {50, 100}
-    assert accuracy_points(130, settings) == {65, 130}
-    assert accuracy_points(49, settings) == frozenset()
-    assert accuracy_points(60, replace(settings, steps_per_accuracy=20)) == {20, 40, 60}
-    assert accuracy_points(60, replace(settings, steps_per_accuracy=0)) == frozenset()
-    assert accuracy_points(60, replace(settings, steps_per_eval=0)) == frozenset()  # as the demo has it
+
+    def every(replies, training, gpu=False, **changes):
+        return accuracy_every(replace(settings, **changes), replies, 1000.0, training, gpu=gpu)
+
+    assert every(16 * 141, 3700.0) == 50  # long updates: as often as the loss
+    assert every(32 * 141, 400.0) == 589  # short ones: 589 * 400 tokens are ten times 32 * 141 * 5 + 1000
+    assert every(32 * 141, 400.0, gpu=True) > 2000
+    assert every(32 * 141, 400.0, steps_per_accuracy=7) == 7
+    assert is_asked(settings) and not is_asked(replace(settings, steps_per_accuracy=0))
+    assert not is_asked(replace(settings, steps_per_eval=0))  # as the demo has it
+    assert is_asked(replace(settings, steps_per_eval=0, steps_per_accuracy=5))
 
 
 def test_no_better_one_ends_the_run_and_a_resumed_run_ends_there_too(model, tmp_path):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from calltune.batching import Batch, make_batch, plan_epoch, plan_training
 from calltune.engine import optim, ranks
+from calltune.engine.probe import on_gpu
 from calltune.engine.step import Plan, follow_trunk, forget_trunk, store_trunk
 from calltune.engine.trunk import trunk_note
 from calltune.errors import CannotFinish
@@ -18,7 +19,7 @@ from calltune.progress import Progress
 from calltune.quarantine import Health, rows_to_blame
 from calltune.render import Example
 from calltune.schedule import batching, learning_rate, schedule_words, total_updates, valid_groups
-from calltune.selecting import accuracy_points
+from calltune.selecting import Selector, accuracy_every, accuracy_points
 from calltune.settings import TrainSettings
 from calltune.starting import Start
 from calltune.window import Saving, Window
@@ -61,7 +62,7 @@ class Loop:
     writer: Writer
     callback: Callback | None
     progress: Progress
-    select: Callable[[Callable[[], None]], dict[str, Any]] | None = None
+    select: Selector | None = None  # measures call accuracy
     again: str = ""  # how to go on when it is stopped, in words
     # What a checkpoint holds (`state`, `restore`):
     update: int = 0
@@ -82,13 +83,16 @@ class Loop:
         self.total = total_updates(len(self.prepared.train), self.settings, self.per_epoch)
         self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
         self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
-        self.points = accuracy_points(self.total, self.settings) if self.select else frozenset()
+        self.points = accuracy_points(self.total, self.accuracy_every())
         self.window, self.saving, self.stop = Window(), Saving(self.settings.save_every), Stop()
 
     def run(self) -> None:
         if self.plan.cut:
             self.progress.say(trunk_plan(self.plan, self.prepared, self.epochs()))
         self.progress.say(schedule_words(self.total, self.settings))
+        if self.points and self.select:
+            self.progress.say(f"call accuracy of {len(self.select.questions)} validation requests after "
+                              f"{len(self.points)} of the updates; the best weights go by it")  # fmt: skip
         self.progress.start("training", self.total)
         self.progress.advance("training", self.update)
         with self.stop, self.plan.context():
@@ -135,6 +139,18 @@ class Loop:
             self.window = Window()
         if self.saving.update != self.update:
             self.save()
+
+    def accuracy_every(self) -> int:
+        """Updates between measurements of call accuracy; 0: none."""
+        if self.select is None:
+            return 0
+        prefix, read = len(self.plan.prefix), [len(e) - len(self.plan.prefix) for e in self.prepared.valid]
+        reading = prefix + len(self.select.questions) * sum(read) / max(len(read), 1)
+        cells = prefix + sum(self.lengths()) / self.per_epoch * self.settings.grad_accumulation
+        layers = len(self.plan.parts.layers) if self.plan.parts else 1
+        # Forward and backward above the frozen layers; those run once a row, so in the first epoch only.
+        depth = (3 * (layers - self.plan.cut) + self.plan.cut / max(self.epochs(), 1.0)) / layers
+        return accuracy_every(self.settings, self.select.replies, reading, cells * depth, gpu=on_gpu())
 
     def lengths(self) -> list[int]:
         """Of the rows behind the prefix: what runs of them."""

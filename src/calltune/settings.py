@@ -91,7 +91,8 @@ class TrainSettings:
     steps_per_eval: int = _help("updates between validations; 0: at start and end only", 50, low=0)
     val_batches: int = _help("validation batches, always the same ones; -1 for all", -1, low=-1)
     steps_per_accuracy: int | None = _help("updates between measurements of call accuracy, the last one at the end; "
-                                           "none: as --steps-per-eval; 0: off", None, low=0)  # fmt: skip
+                                           "none: --steps-per-eval, or more for a tenth of the time; 0: off",
+                                           None, low=0)  # fmt: skip
     accuracy_rows: int = _help("validation rows that are answered for it, always the same ones", 32, low=1)
     patience: int = _help("stop after so many measurements (of the loss, where accuracy is off) without a better "
                           "one; 0: never", 0, low=0)  # fmt: skip

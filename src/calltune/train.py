@@ -25,7 +25,7 @@ from calltune.loop import Callback, Loop
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
 from calltune.runs import Run, RunWriter, record_of
-from calltune.selecting import accuracy_every, make_selector
+from calltune.selecting import is_asked, make_selector
 from calltune.settings import TrainSettings, to_dict
 from calltune.starting import check_asked, find_start
 
@@ -79,7 +79,7 @@ def _train(
         for note in plan.notes:
             progress.say(note)
         select = None
-        if accuracy_every(settings):
+        if is_asked(settings):
             valid = prepared.parts.valid
             select = make_selector(loaded, prepared.template, valid, prepared.valid, settings.accuracy_rows)
         if settings.report_to and not ranks.rank():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -29,7 +30,7 @@ class Stop:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
         self.before = {}
 
     def check(self) -> None:
@@ -42,7 +43,8 @@ class Stop:
             return
         self.asked = number
         # Not `print`: the signal may have come in the middle of one.
-        os.write(2, b"\nstopping: this update is finished and saved first; once more to leave at once\n")
+        with suppress(OSError):
+            os.write(2, b"\nstopping: this update is finished and saved first; once more to leave at once\n")
 
     def pass_on(self) -> None:
         """Do what the signal would have done without us: raise, or end the process."""
