@@ -38,9 +38,12 @@ class Breaking(Silent):
     def say(self, text: str) -> None:
         self.said.append(text)
 
+    def start(self, name: str, total: int) -> None:
+        self.done = 0
+
     def advance(self, name: str, done: int = 1, **shown: Any) -> None:
         self.done += done if name == "training" else 0
-        if done == 1 and self.done == self.at:
+        if name == "training" and done == 1 and self.done == self.at:
             raise Broken
 
 

@@ -110,7 +110,7 @@ class Signalled(Breaking):
 
     def advance(self, name: str, done: int = 1, **shown: Any) -> None:
         self.done += done if name == "training" else 0
-        if done == 1 and self.done == self.at:
+        if name == "training" and done == 1 and self.done == self.at:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -127,6 +127,19 @@ def test_a_stopped_run_goes_on_as_it_would_have(model, tmp_path, at):
     assert any("the same call goes on" in text for text in said.said)
     run = train(settings, data())
     assert same_bits(weights(run), weights(straight)) and story(run) == story(straight)
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    from calltune.platform.stopping import Stop
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGINT)
+            stop.check()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ---- one process a run ------------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ class Loop:
             self.progress.say(f"call accuracy of {len(self.select.questions)} validation requests after "
                               f"{len(self.points)} of the updates; the best weights go by it")  # fmt: skip
         self.progress.start("training", self.total)
-        self.progress.advance("training", self.update)
+        if self.update:
+            self.progress.advance("training", self.update)
         with self.stop, self.plan.context():
             try:
                 if not self.validated:
@@ -282,6 +283,8 @@ class Loop:
         if "valid" in start.reset:  # the best of other rows cannot be compared
             self.best_loss, self.best_accuracy, self.best_update, self.best_arrays = math.inf, -1.0, 0, {}
             self.quarantined["valid"] = []
+        if not self.points:  # accuracy may have been turned off by force
+            self.best_accuracy = -1.0
         if "train" in start.reset:
             self.quarantined["train"] = []
 
