@@ -79,4 +79,4 @@ def test_train_works_with_mlx_lms_callback(tmp_path):
     keys = {"iteration", "train_loss", "learning_rate", "iterations_per_second", "tokens_per_second",
             "trained_tokens", "peak_memory"}  # fmt: skip
     assert [info["iteration"] for info in seen] == [1, 2]
-    assert set(seen[0]) == keys
+    assert set(seen[0]) >= keys

@@ -107,3 +107,15 @@ def test_streamed_markup_is_left_out_however_it_is_cut(size):
 def test_what_looks_like_a_marker_at_the_end_is_shown():
     assert shown("a <tool") == [("answer", "a <tool")]
     assert shown("<think>open <") == [("plan", "open <")]
+
+
+def test_what_was_done_before_does_not_count_as_speed(capsys, clock):
+    """A run that goes on after 90 of 100 updates: the time left follows from the new ones."""
+    bars = Bars(interval=1.0)
+    bars.start("training", 100)
+    bars.advance("training", 90)
+    for _ in range(5):
+        clock[0] += 10
+        bars.advance("training")
+    said = capsys.readouterr().err
+    assert "training: 95 of 100, 0:50 left" in said

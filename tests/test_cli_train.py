@@ -26,7 +26,7 @@ def test_train_writes_a_run_and_says_what_it_does(place, tmp_path, capsys):
     assert "\x1b" not in said.out + said.err
     names = {path.name for path in out.iterdir()}
     assert names == {"adapters.safetensors", "adapter_config.json", "calltune.json", "metrics.jsonl", "test.jsonl",
-                     "tools.json"}  # fmt: skip
+                     "tools.json", "checkpoints"}  # fmt: skip
 
 
 def test_train_json_and_config(place, tmp_path, capsys):
@@ -111,6 +111,25 @@ def test_train_unknown_yaml_key_suggests_the_near_one(place, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text("learnig_rate: 1\n")
     said = told(capsys, 2, "train", "--model", place.model, "--config", str(tmp_path / "c.yaml"))
     assert "learnig_rate (expected learning_rate?)" in said
+
+
+def test_train_resume_takes_the_settings_of_the_run(place, tmp_path, capsys):
+    out = str(tmp_path / "r")
+    start = ("train", "--model", place.model, "--data", place.data, "--out", out, *QUICK)
+    assert main([*start]) == 0
+    assert main([*start]) == 0  # again: there is nothing to do
+    assert "is finished" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", out]) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert "rank: 3 (expected 2)" in told(capsys, 2, "train", "--resume", "--out", out, "--rank", "3", "--force")
+    assert main(["train", "--resume", "--out", out, "--iters", "3", "--force"]) == 0
+    assert "going on after update 2" in capsys.readouterr().err
+    assert "is not a run" in told(capsys, 2, "train", "--resume", "--out", str(tmp_path / "none"))
+    record = json.loads((tmp_path / "r" / "calltune.json").read_text())
+    (tmp_path / "r" / "calltune.json").write_text(
+        json.dumps(record | {"settings": record["settings"] | {"data": None}})
+    )
+    assert "were given in Python" in told(capsys, 2, "train", "--resume", "--out", out)
 
 
 def test_full_disk_is_told_plainly(place, tmp_path, capsys, monkeypatch):

@@ -27,7 +27,8 @@ SETTINGS = {f.name.replace("_", "-"): f for kind in KINDS for f in dataclasses.f
 # Flags of commands that are no settings of a dataclass.
 OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume", "suite", "model", "limit", "yes",
                "json", "format", "index", "dry-run", "quiet", "strict", "benchmark", "verdicts", "names",
-               "allow-missing", "level", "constrained", "tool-choice", "one-call", "keep-prefix", "thinking-open",
+               "html", "once", "every", "allow-missing", "level", "constrained",
+               "tool-choice", "one-call", "keep-prefix", "thinking-open",
                # of `bench train`
                "against", "shape", "stock-blas", "built-in-tools", "peer-updates", "warm-up", "backend",
                "fit", "memory"}  # fmt: skip

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent / "src" / "calltune"
 # a module or a whole folder. A new module must be given its place here.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("schema", "progress", "jinja_env"),
+    ("schema", "progress", "metrics", "jinja_env"),
     ("settings", "recipes", "platform", "functions"),  # values and the machine: no MLX, no tokenizer
     ("formats", "score", "score_bfcl", "compare", "acceptable"),  # text <-> calls, verdicts
     ("data", "builtin"),  # rows
@@ -33,11 +33,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "guide",
     ),  # tokens and rows
     ("engine",),  # everything that touches MLX
-    ("lengths", "prepare", "runs", "fit"),
-    ("train", "caller", "generate", "tasks"),  # run the model
+    ("lengths", "prepare", "runs", "fit", "checkpoints", "resuming"),
+    (
+        "train",
+        "caller",
+        "generate",
+        "tasks",
+        "selecting",
+        "quarantine",
+        "starting",
+        "schedule",
+        "window",
+        "loop",
+    ),  # run the model
     ("report", "report_breakdown", "report_charts", "report_data", "report_page", "report_rows", "report_text"),
     (
         "evaluate",
+        "watching",
         "answers",
         "cases",
         "gate",

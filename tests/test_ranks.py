@@ -75,6 +75,26 @@ def test_two_processes_end_at_the_weights_of_one(tmp_path, accumulation):
     assert moved > 0
 
 
+def test_two_processes_go_on_together(tmp_path):
+    """Straight through, or four updates and then two more: the same weights, and both go on from one checkpoint."""
+    model = tiny_model(tmp_path / "model", "llama", layers=3)
+    rows = [json.dumps(row.to_openai()) for row in weather_rows(9)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    weights = []
+    for name, parts in (("straight", [6]), ("parts", [4, 6])):
+        for updates in parts:
+            said = launch(tmp_path, [
+                "train", "--model", str(model), "--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / name),
+                "--iters", str(updates), "--batch-size", "4", "--num-layers", "2", "--learning-rate", "1e-2",
+                "--test", "0", "--valid", "0.2", "--steps-per-eval", "3", "--dropout", "0.1", "--schedule",
+                "constant", "--warmup", "0", "--force",
+            ], 2)  # fmt: skip
+        weights.append(load_file(tmp_path / name / "adapters.safetensors"))
+    assert "going on after update 4" in said[0]
+    for name, value in weights[0].items():
+        assert np.linalg.norm(weights[1][name] - value) <= 1e-4 * np.linalg.norm(value), name
+
+
 def test_taken_rows_have_their_own_targets():
     rows = [Example(tuple(range(k, k + 8 + k)), (Span(3, 5 + k, "name"),)) for k in range(1, 6)]
     batch = make_batch(rows, range(5))

@@ -32,7 +32,7 @@ def test_a_run_holds_what_is_needed_after_it(model, tmp_path):
     assert len(again.test_rows()) == run.record["data"]["rows"]["test"] == 3
     assert [row["step"] for row in again.metrics() if "train_loss" in row] == [1, 2]
     assert {"source", "format", "stop"} <= run.record["template"].keys()
-    assert set(run.record["hashes"]) == {"template", "data", "tokenizer"}
+    assert set(run.record["hashes"]) == {"template", "data", "valid", "tokenizer", "model"}
     assert run.record["settings"]["rank"] == 2
     assert run.record["golden_prompt"]
     assert run.base == str(model)
@@ -51,9 +51,10 @@ def test_overwriting_leaves_nothing_of_the_run_before(model, tmp_path):
     (out / "eval").mkdir()
     assert (out / "checkpoints").exists()
     with pytest.raises(InputError, match="--overwrite"):
-        make(model, out, weather_rows(24))
+        make(model, out, weather_rows(23))
     run = make(model, out, weather_rows(8), overwrite=True, test=0, valid=0)
-    assert not any((out / name).exists() for name in ("checkpoints", "eval", "test.jsonl"))
+    assert not any((out / name).exists() for name in ("eval", "test.jsonl"))
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["step-0000000", "step-0000002"]
     assert len([row for row in run.metrics() if "train_loss" in row]) == 2
     with pytest.raises(InputError, match="held out no test rows"):
         run.test_rows()

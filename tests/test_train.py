@@ -15,9 +15,10 @@ from calltune.caller import load
 from calltune.engine import optim
 from calltune.errors import CannotFinish, InputError
 from calltune.runs import Run, read_run
+from calltune.schedule import learning_rate, total_updates
 from calltune.schema import Conversation
 from calltune.settings import TrainSettings
-from calltune.train import learning_rate, total_updates, train
+from calltune.train import train
 
 import mlx.core as mx  # isort: skip  (after the engine: it loads the BLAS)
 import mlx_lm  # isort: skip
@@ -343,8 +344,8 @@ def test_calls_that_do_not_fit_their_tools_are_refused(llama, tmp_path):
 def test_an_earlier_run_is_not_overwritten_unless_asked(llama, tmp_path):
     settings = TrainSettings(model=llama, out=str(tmp_path / "run"), **SMALL)
     train(settings, rows(2))
-    with pytest.raises(InputError, match="already"):
-        train(settings, rows(2))
+    with pytest.raises(InputError, match="other settings or data"):
+        train(settings, rows(3))
     train(TrainSettings(model=llama, out=str(tmp_path / "run"), overwrite=True, **SMALL), rows(2))
 
 

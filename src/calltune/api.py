@@ -7,12 +7,12 @@ from typing import Any
 
 from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
+from calltune.loop import Callback
 from calltune.progress import Progress
 from calltune.recipes import with_recipe
 from calltune.runs import Run
 from calltune.settings import TrainSettings, resolve
 from calltune.settings import to_dict as settings_dict
-from calltune.train import Callback
 from calltune.train import train as train_settings
 
 

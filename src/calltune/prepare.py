@@ -57,10 +57,14 @@ class Prepared:
     @property
     def hash(self) -> str:
         """Of the rendered training examples: rows, template and tokenizer in one."""
-        digest = hashlib.sha256()
-        for example in self.train:
-            digest.update(json.dumps([example.ids, [(s.start, s.end) for s in example.spans]]).encode())
-        return digest.hexdigest()[:16]
+        return examples_hash(self.train)
+
+
+def examples_hash(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.ids, [(s.start, s.end) for s in example.spans]]).encode())
+    return digest.hexdigest()[:16]
 
 
 def prepare(settings: TrainSettings, tokenizer: Tokenizer, data: Any = None) -> Prepared:

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Told by training and evaluation; `name` tells the steps apart."""
+    """Told by training and evaluation; `name` tells the steps apart. What was done before a step started is its first
+    `advance`, of more than one."""
 
     def say(self, text: str) -> None: ...
     def start(self, name: str, total: int) -> None: ...

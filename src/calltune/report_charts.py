@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from calltune.metrics import WORDS
 from calltune.report_text import interval_text, percent
 
 _BAR, _GAP = 11, 5  # pixels: height of a bar, room between two
@@ -99,10 +100,16 @@ def curve_points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[floa
     return points[:-1:stride] + points[-1:]
 
 
-def chart(series: Mapping[str, Sequence[tuple[float, float]]], alt: str, top: float | None = None) -> dict[str, Any]:
+def chart(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    alt: str,
+    top: float | None = None,
+    marks: Sequence[tuple[int, str]] = (),
+) -> dict[str, Any]:
     """Curves over steps: the SVG of the lines, and the ticks of both axes for the page to lay out.
 
     `series`: colour class -> points. `top`: the end of the vertical axis, when it is known (1 for shares).
+    `marks`: (step, kind) of dashed lines, kinds as in calltune.metrics.
     """
     points = [point for line in series.values() for point in line]
     last = max([x for x, _ in points] + [1.0])
@@ -112,6 +119,13 @@ def chart(series: Mapping[str, Sequence[tuple[float, float]]], alt: str, top: fl
     parts = [
         Markup('<line class="grid" x1="0" x2="100" y1="{0:.3f}" y2="{0:.3f}"/>').format(100 - 100 * t / high)
         for t in y_ticks
+    ]
+    shown = [(step, kind) for step, kind in marks if step <= last]
+    parts += [
+        Markup('<line class="mark {0}" x1="{2:.3f}" x2="{2:.3f}" y1="0" y2="100"><title>{1}</title></line>').format(
+            kind, f"{WORDS[kind]}: update {step}", 100 * step / last
+        )
+        for step, kind in shown
     ]
     for colour, line in series.items():
         places = [f"{100 * x / last:.3f} {100 - 100 * min(y, high) / high:.3f}" for x, y in line]
@@ -126,7 +140,19 @@ def chart(series: Mapping[str, Sequence[tuple[float, float]]], alt: str, top: fl
         "svg": svg,
         "y": [{"at": 100 - 100 * t / high, "text": _number(t, top)} for t in y_ticks],
         "x": [{"at": 100 * t / last, "text": _number(t, None)} for t in x_ticks],
+        "marks": mark_words(shown),
     }
+
+
+def mark_words(marks: Sequence[tuple[int, str]], most: int = 4) -> str:
+    """The marks in words: `best 40; rows left out 12, 30`."""
+    steps: dict[str, list[int]] = {}
+    for step, kind in marks:
+        steps.setdefault(kind, []).append(step)
+    return "; ".join(
+        f"{WORDS[kind]} {', '.join(map(str, found[:most]))}" + (" …" if len(found) > most else "")
+        for kind, found in steps.items()
+    )
 
 
 def ticks(top: float, count: int = 5) -> list[float]:

@@ -83,6 +83,7 @@ class Report:
     method: tuple[str, ...] = ()
     command: str = ""
     created: str = ""
+    resumes: tuple[Mapping[str, Any], ...] = ()  # of the run: where it was taken up again
     suite: Mapping[str, Any] = field(default_factory=dict)  # of a benchmark: its figures by its own rules
 
     @cached_property

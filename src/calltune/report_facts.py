@@ -54,7 +54,7 @@ def make_report(
         | ({"run": str(run.folder)} if run else {}),
         data=(data or {}) | ({"rows": record["data"]["rows"]} if run else {}),
         seconds=clock.to_dict(), train=record.get("train", {}), curves=tuple(run.metrics()) if run else (),
-        lengths=record.get("data", {}).get("lengths", {}),
+        resumes=tuple(record.get("resumes", ())), lengths=record.get("data", {}).get("lengths", {}),
         machine={"system": f"{here.os} {here.arch}", "device": f"{here.device}: {here.device_name}",
                  "cores": here.cores, "memory_gb": here.memory_gb, "blas": blas_name()},
         versions=here.versions | {"python": here.python}, hashes=record.get("hashes", {}),

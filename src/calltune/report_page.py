@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from calltune import report_text
+from calltune.metrics import marks
 from calltune.report_breakdown import breakdown
 from calltune.report_charts import category_rows, chart, curve_points, error_rows, lengths_drawing
 from calltune.report_data import Answer, Report
@@ -77,7 +78,7 @@ def page_values(report: Report) -> dict[str, Any]:
         "kind_words": KIND_WORDS,
         "categories": category_rows(before["categories"] if before else [], after["categories"]),
         "errors": error_rows(before["errors"] if before else None, after["errors"], kinds),
-        "charts": charts(report.curves),
+        "charts": charts(report.curves, marks(report.curves, {"train": report.train, "resumes": report.resumes})),
         "lengths": lengths_drawing(report.lengths),
         "wrong_after": sum(after["errors"].values()),
         "examples": report.examples,
@@ -88,23 +89,27 @@ def page_values(report: Report) -> dict[str, Any]:
     }
 
 
-def charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def charts(rows: Sequence[Mapping[str, Any]], marks: Sequence[tuple[int, str]] = ()) -> list[dict[str, Any]]:
     """The training curves that the rows allow: losses together, those of each kind of token, the share of exact
-    calls."""
+    calls; `marks` as `chart` has them."""
     lines = {key: curve_points(rows, key) for key in (*_CURVES, *_KINDS)}
     made = []
     losses = {key: lines[key] for key in ("train_loss", "valid_loss") if lines[key]}
     if losses:
         alt = "; ".join(_curve_words(_CURVES[key], line) for key, line in losses.items())
-        made.append({"title": "Loss", "lines": _legend(losses), **chart(losses, alt)})
+        made.append({"title": "Loss", "lines": _legend(losses), **chart(losses, alt, marks=marks)})
     kinds = {key: lines[key] for key in _KINDS if lines[key]}
     if kinds:
         alt = "; ".join(_curve_words(_KINDS[key], line) for key, line in kinds.items())
-        made.append({"title": "Training loss by kind of token", "lines": _legend(kinds), **chart(kinds, alt)})
+        made.append(
+            {"title": "Training loss by kind of token", "lines": _legend(kinds), **chart(kinds, alt, marks=marks)}
+        )
     calls = {"call_exact_match": lines["call_exact_match"]}
     if calls["call_exact_match"]:
         alt = _curve_words("exact calls", calls["call_exact_match"], share=True)
-        made.append({"title": "Exact calls while training", "lines": _legend(calls), **chart(calls, alt, top=1)})
+        made.append(
+            {"title": "Exact calls while training", "lines": _legend(calls), **chart(calls, alt, top=1, marks=marks)}
+        )
     return made
 
 

@@ -7,28 +7,34 @@ the tools, where all rows share them, so that `calltune call RUN` offers them.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from calltune._version import __version__
+from calltune.checkpoints import FOLDER as CHECKPOINTS
+from calltune.checkpoints import Checkpoint, drop_from, sweep, write_checkpoint
 from calltune.data.readers import load_conversations
-from calltune.engine.adapter import save_arrays
 from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
+from calltune.metrics import FILE as METRICS
+from calltune.metrics import RUN_FILE, read_metrics
+from calltune.platform.lock import check_unlocked, locked
 from calltune.platform.machine import machine
 from calltune.platform.paths import atomic_write, check_writable, disk_problem, sha256_file
-from calltune.prepare import Prepared
+from calltune.prepare import Prepared, examples_hash
 from calltune.schema import Conversation, Tool, read_tools
 from calltune.settings import TrainSettings, to_dict
 from calltune.template import Template
 from calltune.tokenizer import TOKENIZER_FILES
 
-RUN_FILE = "calltune.json"
 VERSION = 1
 ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
 
@@ -52,8 +58,8 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, in the order of the updates."""
-        path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path = self.folder / METRICS
+        return read_metrics(path) if path.exists() else []
 
     def tools(self) -> tuple[Tool, ...]:
         """The tools of the training rows, where all of them had the same; else none."""
@@ -82,65 +88,85 @@ def read_run(folder: Path) -> Run:
                          next_step="name a folder that `calltune train` wrote") from error  # fmt: skip
     if record.get("state") != "finished":
         raise InputError(f"the run {folder} was not finished (state: {record.get('state')})",
-                         next_step="train it again with --overwrite")  # fmt: skip
+                         next_step=f"go on with `calltune train --resume --out {folder}`")  # fmt: skip
     return Run(folder, record)
 
 
 class RunWriter:
     """Writes one run. Nothing of an earlier run is touched before the new one's input has proved good."""
 
-    def __init__(self, folder: Path, *, overwrite: bool) -> None:
+    def __init__(self, folder: Path, *, overwrite: bool, keep: int = 2) -> None:
         self.folder = folder.expanduser()
+        self.overwrite, self.keep = overwrite, keep
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file", next_step="give another folder with --out")
-        if is_run(self.folder) and not overwrite:
-            raise InputError(f"there is a run in {self.folder} already",
-                             next_step="give another folder with --out, or --overwrite to replace it")  # fmt: skip
+        self.before = {} if overwrite else recorded(self.folder)
         self.record: dict[str, Any] = {}
+        self.alive: Callable[[], None] = lambda: None
         check_writable(self.folder)
+        check_unlocked(self.folder)
         for path in made:  # only now was it proved; input that is refused later leaves no folder behind
             path.rmdir()
 
-    def __enter__(self) -> RunWriter:
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
+    @contextmanager
+    def locked(self, say: Callable[[str], None]) -> Iterator[RunWriter]:
+        """Hold the folder against other processes. What the disk refuses within is an InputError."""
+        try:
+            with locked(self.folder, say) as self.alive:
+                self.before = {} if self.overwrite else recorded(self.folder)  # another process may have ended since
+                sweep(self.folder)
+                yield self
+        except OSError as error:
             raise disk_problem(error, self.folder) from error
 
     def begin(self, settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for old in (*ADAPTER_FILES, "metrics.jsonl", "test.jsonl", "tools.json"):
+        """A new run; what is left of an earlier one goes, once it no longer passes for a finished one."""
+        self.record = record_of(settings, prepared, loaded)
+        self.write()
+        for old in (*ADAPTER_FILES, METRICS, "test.jsonl", "tools.json"):
             (self.folder / old).unlink(missing_ok=True)
-        for old in ("checkpoints", "eval"):  # of the run before, which they would be taken for
+        for old in (CHECKPOINTS, "eval"):  # of the run before, which they would be taken for
             shutil.rmtree(self.folder / old, ignore_errors=True)
         parts = prepared.parts
-        here = machine()
-        self.record = {
-            "version": VERSION, "calltune": __version__, "state": "training", "created": now(),
-            "model": {"name": loaded.name, "folder": str(loaded.folder), "dtype": loaded.dtype},
-            "template": prepared.template.to_dict(),
-            "hashes": {"template": prepared.template.hash, "data": prepared.hash} | tokenizer_hashes(loaded.folder),
-            "data": {"origin": parts.origin, "rows": {"train": len(parts.train), "valid": len(parts.valid),
-                     "test": len(parts.test)}, **prepared.counts, "lengths": dict(prepared.lengths),
-                     **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
-            "golden_prompt": list(prepared.golden_prompt),
-            "settings": to_dict(settings), "machine": here.to_dict(), "versions": here.versions,
-        }  # fmt: skip
-        self.write()
         if parts.test:
             write_rows(self.folder / "test.jsonl", parts.test)
         if tools := shared_tools(parts.train):
             text = json.dumps([tool.to_openai() for tool in tools], ensure_ascii=False, indent=1)
             atomic_write(self.folder / "tools.json", text + "\n")
 
+    def resume(
+        self, settings: TrainSettings, prepared: Prepared, loaded: LoadedModel, found: Checkpoint, changed: list[str]
+    ) -> None:
+        """Go on with the run as it was at the checkpoint: reports of later updates go, as they will come again."""
+        now_ = record_of(settings, prepared, loaded)
+        note = {"update": found.update, "time": now()} | ({"changed": changed} if changed else {})
+        self.record = self.before | {"state": "training", "resumes": [*self.before.get("resumes", []), note]}
+        if changed:
+            self.record |= {key: now_[key] for key in ("settings", "hashes", "data", "template", "golden_prompt")}
+        with (self.folder / METRICS).open("ab") as file:
+            file.truncate(int(found.state["metrics_bytes"]))
+            os.fsync(file.fileno())
+        self.write()
+
     def metrics(self, row: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save_step(self, update: int, arrays: dict[str, Any]) -> None:
-        save_arrays(self.folder / "checkpoints" / f"step-{update:07d}", arrays)
+    def save(self, update: int, state: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """A checkpoint; what the metrics say so far is on the disk before it. Raises InputError: disk."""
+        position = 0
+        if (self.folder / METRICS).exists():
+            with (self.folder / METRICS).open("ab") as file:
+                os.fsync(file.fileno())
+                position = file.tell()
+        keys = ("settings", "hashes", "versions", "calltune")
+        whole = state | {"metrics_bytes": position, "run": {key: self.record[key] for key in keys}}
+        write_checkpoint(self.folder, update, whole, arrays, self.keep)
+        self.alive()
+
+    def drop_from(self, update: int) -> None:
+        drop_from(self.folder, update)
 
     def finish(self, prepared: Prepared, summary: dict[str, Any]) -> Run:
         self.record |= {"state": "finished", "train": summary, "finished": now()}
@@ -149,6 +175,40 @@ class RunWriter:
 
     def write(self) -> None:
         atomic_write(self.folder / RUN_FILE, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The record of the run in the folder, finished or not; empty where there is none. Raises InputError for one
+    that cannot be read."""
+    if not is_run(folder):
+        return {}
+    try:
+        record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        if not {"state", "settings", "hashes"} <= record.keys():
+            raise ValueError("it lacks settings or hashes")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"there is a run in {folder} already, whose {RUN_FILE} cannot be read ({error})",
+            next_step="give another folder with --out, or --overwrite to replace it",
+        ) from error
+    return record
+
+
+def record_of(settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) -> dict[str, Any]:
+    """What calltune.json says of a run that begins."""
+    parts, here = prepared.parts, machine()
+    return {
+        "version": VERSION, "calltune": __version__, "state": "training", "created": now(),
+        "model": {"name": loaded.name, "folder": str(loaded.folder), "dtype": loaded.dtype},
+        "template": prepared.template.to_dict(),
+        "hashes": {"template": prepared.template.hash, "data": prepared.hash, "valid": examples_hash(prepared.valid),
+                   "model": weights_hash(loaded.folder)} | tokenizer_hashes(loaded.folder),
+        "data": {"origin": parts.origin, "rows": {"train": len(parts.train), "valid": len(parts.valid),
+                 "test": len(parts.test)}, **prepared.counts, "lengths": dict(prepared.lengths),
+                 **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
+        "golden_prompt": list(prepared.golden_prompt),
+        "settings": to_dict(settings), "machine": here.to_dict(), "versions": here.versions,
+    }  # fmt: skip
 
 
 def shared_tools(rows: Sequence[Conversation]) -> tuple[Tool, ...]:
@@ -166,6 +226,19 @@ def write_rows(path: Path, rows: Sequence[Conversation]) -> None:
 def tokenizer_hashes(folder: Path) -> dict[str, str]:
     found = [folder / name for name in TOKENIZER_FILES if (folder / name).exists()]
     return {"tokenizer": sha256_file(found[0])[:16]} if found else {}
+
+
+def weights_hash(folder: Path) -> str:
+    """Of the base's weights: names, sizes, and 64 blocks of each file, since gigabytes would take minutes."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for place in sorted({size * k // 64 for k in range(64)}):
+                file.seek(place)
+                digest.update(file.read(1 << 16))
+    return digest.hexdigest()[:16]
 
 
 def now() -> str:

@@ -47,6 +47,8 @@ class TrainSettings:
     requests: str | None = _help("YAML file with example requests for --tools, beside those in docstrings", None)
     out: str = _help("folder of the run", "runs/last")
     overwrite: bool = _help("replace a run that is in the folder", False)
+    resume: bool = _help("go on with the unfinished run in the folder; the same command does so too", False)
+    force: bool = _help("go on although settings or data differ from those of the unfinished run", False)
     seed: int = _help("seed of split, order, adapter and made data", 0, low=0)
     # data
     test: float = _help("share of rows held out for testing", 0.1, low=0, below=1)
@@ -88,7 +90,16 @@ class TrainSettings:
     steps_per_report: int = _help("updates between lines of metrics", 10, low=1)
     steps_per_eval: int = _help("updates between validations; 0: at start and end only", 50, low=0)
     val_batches: int = _help("validation batches, always the same ones; -1 for all", -1, low=-1)
-    save_every: int = _help("updates between saved adapters; 0: at the end only", 0, low=0)
+    steps_per_accuracy: int | None = _help("updates between measurements of call accuracy, the last one at the end; "
+                                           "none: --steps-per-eval, or more for a tenth of the time; 0: off",
+                                           None, low=0)  # fmt: skip
+    accuracy_rows: int = _help("validation rows that are answered for it, always the same ones", 32, low=1)
+    patience: int = _help("stop after so many measurements (of the loss, where accuracy is off) without a better "
+                          "one; 0: never", 0, low=0)  # fmt: skip
+    save_every: int | None = _help("updates between checkpoints; none: about a minute, and under 1 % of the time; "
+                                   "0: at the start and end only", None, low=0)  # fmt: skip
+    keep_checkpoints: int = _help("the newest so many stay", 2, low=1)
+    report_to: tuple[str, ...] = _help("tensorboard, wandb, swanlab: report there too", ())
     # speed: every one is exact
     dtype: Literal["auto", "float32", "bfloat16", "float16", "quantized"] = _help("precision of the base", "auto")
     selecting_head: bool = _help("logits only where the loss is", True)

@@ -2,63 +2,37 @@
 
     settings -> rows -> template -> examples -> plan of the step -> batches -> updates -> run folder
 
-One trainer. What the loss computes stands in engine/step.py, what a batch is in batching.py; the command hands
-in what belongs above (callbacks, progress).
+One trainer. Its updates stand in loop.py, what the loss computes in engine/step.py, what a batch is in batching.py;
+the command hands in what belongs above (callbacks, progress).
 """
 
 from __future__ import annotations
 
-import math
+import shlex
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from calltune.batching import KINDS, Batch, common_prefix, make_batch, plan_epoch, plan_training
+from calltune.batching import common_prefix
 from calltune.conversations import conversation_groups
-from calltune.engine import optim, ranks
+from calltune.engine import ranks
 from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
 from calltune.engine.footprint import shape_of
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.probe import on_gpu
-from calltune.engine.step import Plan, Speed, forget_trunk, pieces_of, plan_step, store_trunk
-from calltune.engine.trunk import trunk_note
-from calltune.errors import CannotFinish, InputError
-from calltune.fit import batching, memory_line, predict_run
+from calltune.engine.reporting import check_reporters, reporters
+from calltune.engine.step import Plan, Speed, plan_step
+from calltune.errors import InputError
+from calltune.fit import memory_line, predict_run
+from calltune.loop import Callback, Loop
 from calltune.platform.process_memory import process_bytes
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
-from calltune.render import Example
-from calltune.runs import Run, RunWriter
-from calltune.settings import TrainSettings
-
-LOOK_AHEAD = 8  # updates whose rows go through the frozen trunk together
-
-
-class Callback(Protocol):
-    """mlx-lm's `TrainingCallback` (mlx_lm/tuner/callbacks.py); a subclass of it works unchanged."""
-
-    def on_train_loss_report(self, train_info: dict[str, Any]) -> Any: ...
-    def on_val_loss_report(self, val_info: dict[str, Any]) -> Any: ...
-
-
-class Examples(Protocol):
-    """What is trained and validated; `Prepared` has them."""
-
-    @property
-    def train(self) -> list[Example]: ...
-    @property
-    def valid(self) -> list[Example]: ...
-
-
-class Writer(Protocol):
-    """Where reports and adapters on the way go; `RunWriter` writes them into the run's folder."""
-
-    def metrics(self, row: dict[str, Any]) -> None: ...
-    def save_step(self, update: int, arrays: dict[str, Any]) -> None: ...
+from calltune.runs import Run, RunWriter, record_of
+from calltune.selecting import is_asked, make_selector
+from calltune.settings import TrainSettings, to_dict
+from calltune.starting import check_asked, find_start
 
 
 def train(
@@ -75,33 +49,53 @@ def train(
     base model that is in memory already (it is changed). Raises InputError for bad settings or data before
     anything is trained, CannotFinish when the numbers break. Started by `mlx.launch`, all processes train one model
     together, and the first one tells and writes.
+
+    An unfinished run of the same settings and data in the folder goes on where it was saved, a finished one is
+    returned as it is. Ctrl-C and SIGTERM end it after the update that is being made, with a checkpoint.
     """
     if ranks.rank():  # rank 0 tells and writes; what the others write is thrown away
         with tempfile.TemporaryDirectory() as folder:
-            return _train(replace(settings, out=folder), data, None, Silent(), loaded)
-    return _train(settings, data, callback, progress or Silent(), loaded)
+            return _train(replace(settings, out=folder), data, None, Silent(), loaded, Path(settings.out))
+    return _train(settings, data, callback, progress or Silent(), loaded, Path(settings.out))
 
 
 def _train(
-    settings: TrainSettings, data: Any, callback: Callback | None, progress: Progress, loaded: LoadedModel | None
-) -> Run:
-    writer = RunWriter(Path(settings.out), overwrite=settings.overwrite)
+    settings: TrainSettings, data: Any, callback: Callback | None, progress: Progress, loaded: LoadedModel | None,
+    folder: Path,
+) -> Run:  # fmt: skip
+    check_reporters(settings.report_to)
+    writer = RunWriter(Path(settings.out), overwrite=settings.overwrite, keep=settings.keep_checkpoints)
+    check_asked(settings, writer)
     loaded = loaded or load(settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
     prepared = prepare(settings, loaded.tokenizer, data)
     for note in (*prepared.notes, *_memory(loaded, prepared, settings)):
         progress.say(note)
-    adapter = adapter_settings(settings)
-    keys = add_adapter(loaded.model, adapter, settings.seed)
-    if ranks.size() > 1:
-        progress.say(f"{ranks.size()} processes train together, each its share of every batch")
-    progress.say(f"trainable parameters: {trainable_count(loaded.model):,} ({settings.fine_tune})")
-    plan = make_plan(loaded, prepared, settings)
-    for note in plan.notes:
-        progress.say(note)
-    with writer:
-        writer.begin(settings, prepared, loaded)
-        loop = Loop(plan, prepared, settings, writer, callback, progress)
+    with writer.locked(progress.say):
+        found = find_start(writer, folder, record_of(settings, prepared, loaded), settings.force, progress)
+        if isinstance(found, Run):
+            return found
+        adapter = adapter_settings(settings)
+        keys = add_adapter(loaded.model, adapter, settings.seed)
+        if ranks.size() > 1:
+            progress.say(f"{ranks.size()} processes train together, each its share of every batch")
+        progress.say(f"trainable parameters: {trainable_count(loaded.model):,} ({settings.fine_tune})")
+        plan = make_plan(loaded, prepared, settings)
+        for note in plan.notes:
+            progress.say(note)
+        select = None
+        if is_asked(settings):
+            valid = prepared.parts.valid
+            select = make_selector(loaded, prepared.template, valid, prepared.valid, settings.accuracy_rows)
+        if settings.report_to and not ranks.rank():
+            callback = reporters(settings.report_to, str(writer.folder), to_dict(settings), callback)
+        loop = Loop(plan, prepared, settings, writer, callback, progress, select)
+        loop.again = how_to_go_on(settings, data)
+        if found is None:
+            writer.begin(settings, prepared, loaded)
+        else:
+            writer.resume(settings, prepared, loaded, found.checkpoint, found.changed)
+            loop.restore(found)
         loop.run()
         save_adapter(writer.folder, loop.best_arrays, adapter, keys, loaded.folder, len(loaded.model.layers))
         restore(loaded, loop.best_arrays)
@@ -116,6 +110,13 @@ def _memory(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) ->
         return []
     base = max(process_bytes() - shape.weight_bytes, 0)
     return memory_line(predict_run(shape, settings, prepared.train, prepared.valid, base))
+
+
+def how_to_go_on(settings: TrainSettings, data: Any) -> str:
+    """What to do after the run was stopped, in words."""
+    if data is None:
+        return f"; go on with: calltune train --resume --out {shlex.quote(settings.out)}"
+    return "" if settings.overwrite else "; the same call goes on with it"
 
 
 def adapter_settings(settings: TrainSettings) -> AdapterSettings:
@@ -146,226 +147,7 @@ def speed_of(settings: TrainSettings) -> Speed:
     )  # fmt: skip
 
 
-def trunk_plan(plan: Plan, examples: Examples, epochs: float) -> str:
-    """What the frozen trunk will keep, in words."""
-    layers, width, itemsize = plan.dimensions()
-    rows = [*examples.train, *examples.valid]
-    return trunk_note(plan.store, plan.cut, layers, width, itemsize, len(plan.prefix), rows, epochs)
-
-
 def restore(loaded: LoadedModel, arrays: dict[str, Any]) -> None:
     """The model with these trained arrays, ready to generate."""
     loaded.model.load_weights(list(arrays.items()), strict=False)
     loaded.model.eval()
-
-
-@dataclass
-class Loop:
-    """The updates of one run. All counts are optimizer updates, whatever the accumulation (trap T17)."""
-
-    plan: Plan
-    prepared: Examples
-    settings: TrainSettings
-    writer: Writer
-    callback: Callback | None
-    progress: Progress
-    update: int = 0
-    best_loss: float = math.inf
-    best_update: int = 0
-    best_arrays: dict[str, Any] = field(default_factory=dict)
-    trained_tokens: int = 0
-    tokens: int = 0
-    train_seconds: float = 0.0
-    groups_of: tuple[int, ...] | None = None  # which training examples are of one conversation
-
-    def run(self) -> None:
-        self.groups_of = conversation_groups(self.prepared.train, len(self.plan.prefix)) if self.plan.trees else None
-        how = batching(self.settings) | {"groups": self.groups_of}
-        self.per_epoch = len(plan_epoch(self.lengths(), **how, seed=0))
-        self.total = total_updates(len(self.prepared.train), self.settings, self.per_epoch)
-        self.optimizer = optim.make(self.settings.optimizer, self.settings.weight_decay)
-        self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
-        window = Window()
-        if self.groups_of:
-            several = sum(count > 1 for count in Counter(self.groups_of).values())
-            self.progress.say(f"{several} conversations have several examples: what these share runs once a step")
-        if self.plan.cut:
-            self.progress.say(trunk_plan(self.plan, self.prepared, self.epochs()))
-        self.progress.start("training", self.total)
-        with self.plan.context():
-            self.validate()
-            started = time.perf_counter()
-            for batches in self.groups():
-                rate = learning_rate(self.update, self.total, self.settings)
-                result = self.step(batches, rate)
-                self.update += 1
-                window.add(self.plan, batches, result, time.perf_counter() - started)
-                self.check(result)
-                self.progress.advance("training", loss=f"{window.loss:.3f}", lr=f"{rate:.1e}")
-                if self.update % self.settings.steps_per_report == 0 or self.update == self.total:
-                    self.report(window, rate)
-                    window = Window()
-                every = self.settings.steps_per_eval
-                if self.update == self.total or (every and self.update % every == 0):
-                    self.validate()
-                save = self.settings.save_every
-                if save and self.update % save == 0:
-                    self.writer.save_step(self.update, optim.snapshot(self.plan.model))
-                started = time.perf_counter()
-        self.progress.finish("training")
-        if not self.prepared.valid:
-            self.best_arrays, self.best_update = optim.snapshot(self.plan.model), self.update
-
-    def lengths(self) -> list[int]:
-        """Of the rows behind the prefix: what runs of them."""
-        return [len(e) - len(self.plan.prefix) - 1 for e in self.prepared.train]
-
-    def groups(self) -> Iterator[list[Batch]]:
-        """The batches of each update: `grad_accumulation` of them, fewer at the end of the run only."""
-        examples = self.prepared.train
-        how = batching(self.settings) | {"groups": self.groups_of}
-        cursor = plan_training(self.lengths(), **how, seed=self.settings.seed)
-        groups = [[next(cursor)[1] for _ in range(self.settings.grad_accumulation)] for _ in range(self.total)]
-        last_use = {i: update for update, group in enumerate(groups) for batch in group for i in batch}
-        for update, group in enumerate(groups):
-            if update % LOOK_AHEAD == 0:
-                ahead = [i for other in groups[update : update + LOOK_AHEAD]
-                         for batch in other for i in ranks.own_rows(batch, self.groups_of)]  # fmt: skip
-                store_trunk(self.plan, examples, ahead, groups=self.groups_of)
-            yield [make_batch(examples, indices, len(self.plan.prefix), self.groups_of) for indices in group]
-            forget_trunk(self.plan, [i for batch in group for i in batch if last_use[i] == update])
-
-    def check(self, result: optim.Result) -> None:
-        if not math.isfinite(result.loss):
-            rows = [self.prepared.train[i].id for i in result.indices]
-            raise CannotFinish(
-                f"the loss of update {self.update} is not a finite number (rows {', '.join(map(str, rows[:8]))})",
-                next_step="lower the learning rate, and look at these rows with `calltune preview`",
-            )
-
-    def report(self, window: Window, rate: float) -> None:
-        self.trained_tokens += window.trained
-        self.tokens += window.tokens
-        self.train_seconds += window.seconds
-        row = window.row() | {
-            "step": self.update, "learning_rate": rate, "epoch": round(self.epoch(), 3),
-            "trained_tokens": self.trained_tokens, "peak_memory_gb": optim.peak_memory_gb(),
-        }  # fmt: skip
-        self.writer.metrics(row)
-        if self.callback:
-            self.callback.on_train_loss_report({
-                "iteration": self.update, "train_loss": row["train_loss"], "learning_rate": rate,
-                "iterations_per_second": row["updates_per_second"], "tokens_per_second": row["tokens_per_second"],
-                "trained_tokens": self.trained_tokens, "peak_memory": row["peak_memory_gb"],
-            })  # fmt: skip
-
-    def validate(self) -> None:
-        """Loss on the same validation rows every time, each token with the same weight (trap T07)."""
-        examples = self.prepared.valid
-        if not examples:
-            return
-        started = time.perf_counter()
-        loss = self.step.evaluate(valid_batches(examples, self.settings, len(self.plan.prefix)))
-        seconds = time.perf_counter() - started
-        if not math.isfinite(loss):
-            raise CannotFinish(f"the validation loss after update {self.update} is not a finite number",
-                               next_step="lower the learning rate")  # fmt: skip
-        self.writer.metrics({"step": self.update, "valid_loss": loss, "valid_seconds": seconds})
-        if self.callback:
-            info = {"iteration": self.update, "val_loss": loss, "val_time": seconds}
-            self.callback.on_val_loss_report(info)
-        if self.update and loss < self.best_loss:
-            self.best_loss, self.best_update = loss, self.update
-            self.best_arrays = optim.snapshot(self.plan.model)
-
-    def epoch(self) -> float:
-        return self.epochs(self.update)
-
-    def epochs(self, updates: int | None = None) -> float:
-        """Passes over the rows that so many updates make; all of them, if not said."""
-        return (self.total if updates is None else updates) * self.settings.grad_accumulation / self.per_epoch
-
-    def summary(self) -> dict[str, Any]:
-        seconds = self.train_seconds
-        return {
-            "updates": self.update, "epochs": round(self.epoch(), 3), "best_update": self.best_update,
-            "valid_loss": self.best_loss if self.best_update and self.prepared.valid else None,
-            "tokens": self.tokens, "trained_tokens": self.trained_tokens, "seconds": round(seconds, 2),
-            "tokens_per_second": round(self.tokens / seconds, 1) if seconds else 0.0,
-            "peak_memory_gb": optim.peak_memory_gb(),
-        }  # fmt: skip
-
-
-@dataclass
-class Window:
-    """What happened since the last report."""
-
-    updates: int = 0
-    loss_sum: float = 0.0
-    trained: int = 0
-    tokens: int = 0
-    rows: int = 0
-    cells: int = 0
-    padding: int = 0
-    seconds: float = 0.0
-    norm: float = 0.0
-    kinds: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, plan: Plan, batches: Sequence[Batch], result: optim.Result, seconds: float) -> None:
-        self.updates += 1
-        self.seconds += seconds
-        self.norm = result.norm
-        for batch, losses in zip(batches, result.losses, strict=True):
-            self.loss_sum += float(losses.sum())
-            self.trained += batch.trained
-            self.rows += len(batch.indices)
-            self.tokens += batch.real + len(batch.indices) * (len(plan.prefix) + 1)
-            for piece in pieces_of(plan, batch):
-                cells, real = piece.cells()
-                self.cells += cells
-                self.padding += cells - real
-            for index in set(batch.kinds.tolist()):
-                chosen = losses[batch.kinds == index]
-                entry = self.kinds.setdefault(KINDS[index], [0.0, 0.0])
-                entry[0], entry[1] = entry[0] + float(chosen.sum()), entry[1] + len(chosen)
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / max(self.trained, 1)
-
-    def row(self) -> dict[str, Any]:
-        """A line of metrics. Speeds are over the time that the updates took, however few they are (T19)."""
-        seconds = max(self.seconds, 1e-9)
-        kinds = {f"loss_{kind}": total / count for kind, (total, count) in sorted(self.kinds.items())}
-        return {
-            "train_loss": self.loss, **kinds, "gradient_norm": self.norm,
-            "tokens_per_second": self.tokens / seconds, "trained_tokens_per_second": self.trained / seconds,
-            "updates_per_second": self.updates / seconds, "padding": self.padding / max(self.cells, 1),
-            "seconds": self.seconds, "rows": self.rows, "tokens": self.tokens, "cells": self.cells,
-        }  # fmt: skip
-
-
-def total_updates(rows: int, settings: TrainSettings, per_epoch: int | None = None) -> int:
-    """`per_epoch`: batches an epoch, where that is not rows by batch size."""
-    if settings.iters is not None:
-        if settings.iters < 1:
-            raise InputError(f"--iters is {settings.iters}", next_step="give at least 1")
-        return settings.iters
-    batches = settings.epochs * (per_epoch or math.ceil(rows / settings.batch_size))
-    return max(1, math.ceil(batches / settings.grad_accumulation - 1e-9))
-
-
-def learning_rate(update: int, total: int, settings: TrainSettings) -> float:
-    """Rate of update number `update` (from 0): linear warm-up, then the schedule down to a tenth of a percent."""
-    warm = round(settings.warmup * total)
-    if update < warm:
-        return settings.learning_rate * (update + 1) / (warm + 1)
-    done = (update - warm) / max(total - warm, 1)
-    factor = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-    return settings.learning_rate * max(factor[settings.schedule], 1e-3)
-
-
-def valid_batches(examples: Sequence[Example], settings: TrainSettings, prefix: int) -> Iterator[Batch]:
-    plan = plan_epoch([len(e) for e in examples], settings.batch_size, seed=0)
-    chosen = plan if settings.val_batches < 0 else plan[: settings.val_batches]
-    return (make_batch(examples, indices, prefix) for indices in chosen)

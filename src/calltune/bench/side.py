@@ -136,15 +136,19 @@ class _Kept:
     def metrics(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
 
-    def save_step(self, update: int, arrays: dict[str, Any]) -> None:
+    def save(self, update: int, state: dict[str, Any], arrays: dict[str, Any]) -> None:
         """Nothing is kept of a bench."""
+
+    def drop_from(self, update: int) -> None:
+        """So there is nothing to drop."""
 
 
 def _run_ours(loaded: Any, train: list[Example], valid: list[Example], settings: Any) -> Any:
     from calltune.engine.measured import Measured, Update
     from calltune.engine.step import plan_step
+    from calltune.loop import Loop
     from calltune.progress import Silent
-    from calltune.train import Loop, speed_of
+    from calltune.train import speed_of
 
     settings = replace(settings, steps_per_report=1)
     kept = _Kept(train, valid)

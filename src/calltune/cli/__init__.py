@@ -24,6 +24,7 @@ from calltune.errors import CalltuneError, InputError, Problem
 COMMANDS = {
     "demo": "see a real small model learn the built-in tools, with figures before and after",
     "train": "teach a model to call your functions",
+    "watch": "the curves of a run while it trains",
     "eval": "let a model or run answer test rows and score the answers",
     "score": "verdicts on calls that were made already, by the rules of a benchmark",
     "compare": "two evaluations case by case: is the second worse beyond noise?",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 INTERVAL = 15.0  # seconds between plain lines
+AT_ONCE = 0.1  # seconds after its start: what is told then was done before
 ENOUGH = 0.1  # of a step has to be done before its time left is told: replies and updates end unevenly at first
 
 
@@ -17,6 +18,7 @@ class _Step:
     total: int
     started: float
     done: int = 0
+    already: int = 0  # done before it started
     printed: float = 0.0
     shown: dict[str, Any] = field(default_factory=dict)
 
@@ -58,16 +60,22 @@ class Bars:
         step = self.steps.get(name)
         if step is None:
             return
+        now = time.monotonic()
+        if not step.done and not shown and now - step.started < AT_ONCE:
+            step.already = done  # at once: no speed can be told from it
         step.done += done
         step.shown |= shown
-        if self.live:
+        if self.live and step.already == step.done:
+            self.view.reset(self.tasks[name], total=step.total or None, completed=step.done)
+        elif self.live:
             self.view.update(self.tasks[name], advance=done, shown=_words(step.shown))
+        if self.live:
             return
-        now = time.monotonic()
         if now - step.printed >= self.interval and step.done < step.total:
             step.printed = now
-            left = (now - step.started) / max(step.done, 1) * (step.total - step.done)
-            told = f"{_clock(left)} left" if step.done >= ENOUGH * step.total else ""
+            new = step.done - step.already
+            left = (now - step.started) / max(new, 1) * (step.total - step.done)
+            told = f"{_clock(left)} left" if new >= ENOUGH * (step.total - step.already) else ""
             parts = [f"{name}: {step.done} of {step.total}", told, _words(step.shown)]
             self.say(", ".join(part for part in parts if part))
 

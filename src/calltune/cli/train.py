@@ -10,6 +10,7 @@ from typing import Any
 
 from calltune.cli.bars import Bars
 from calltune.errors import InputError
+from calltune.metrics import settings_of
 from calltune.recipes import with_recipe
 from calltune.settings import TrainSettings, add_flags, read_yaml, resolve
 
@@ -17,12 +18,16 @@ EXAMPLE = """examples:
   calltune train --model smollm2-135m --tools my_tools.py --out runs/mine
   calltune train --model google/gemma-2-2b-it --data rows.jsonl --out runs/big --learning-rate 1e-4
   calltune train --config mine.yaml --epochs 3
+  calltune train --resume --out runs/mine           goes on with a run that was stopped
   mlx.launch -n 2 -- calltune train --model ...     two processes (GPUs) train one model together
 
 A YAML file has the same names with _ for -, as `learning_rate: 1e-4`; flags win over it. `--tools FILE.py`
 imports the file, which runs its code. With --tools these are the defaults: --rows 1600 --epochs 1 --batch-size 16
 --num-layers 16 --keys all --warmup 0.1, and, where none of these is given, --optimizer muon --learning-rate 2e-3
 --scale 4."""
+
+
+SHARES = {"exact_match": "exact", "call_exact_match": "exact calls", "no_call_accuracy": "rightly no call"}
 
 
 class Log:
@@ -39,8 +44,9 @@ class Log:
         )
 
     def on_val_loss_report(self, info: dict[str, Any]) -> None:
+        figures = "".join(f", {words} {info[key]:.0%}" for key, words in SHARES.items() if key in info)
         self.progress.say(f"update {info['iteration']}: validation loss {info['val_loss']:.3f} "
-                          f"({info['val_time']:.1f} s)")  # fmt: skip
+                          f"({info['val_time']:.1f} s){figures}")  # fmt: skip
 
 
 def add_parser(subparsers: Any) -> None:
@@ -81,6 +87,10 @@ def read_settings(args: argparse.Namespace) -> TrainSettings:
     flags = {name: value for name, value in vars(args).items() if name in names}
     given = read_yaml(args.config) if args.config else {}
     given = {key.replace("-", "_"): value for key, value in given.items()}
+    if flags.get("resume", given.get("resume")) and not given.get("model") and not flags.get("model"):
+        place = Path(str((given | flags).get("out", TrainSettings.out))).expanduser()
+        before = {key: value for key, value in settings_of(place).items() if key in names}
+        return resolve(TrainSettings, before | {"overwrite": False} | given | flags | {"out": str(place)}, str(place))
     source = "the flags" if not args.config else f"{args.config} and the flags"
     settings = resolve(TrainSettings, with_recipe(given | flags), source)
     if not settings.model:
@@ -94,7 +104,8 @@ def _text(run: Any) -> list[str]:
     done, rows, place = run.record["train"], run.record["data"]["rows"], shlex.quote(str(run.folder))
     loss = ""
     if done["valid_loss"] is not None:
-        loss = f", validation loss {done['valid_loss']:.3f} (update {done['best_update']}, which is kept)"
+        exact = "" if done.get("accuracy") is None else f", {done['accuracy']:.0%} exact on its validation requests"
+        loss = f", validation loss {done['valid_loss']:.3f}{exact} (update {done['best_update']}, which is kept)"
     lines = [
         f"trained: {done['updates']} updates, {done['trained_tokens']:,} trained tokens, "
         f"{done['tokens_per_second']:.0f} tokens/s{loss}",

@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_adapters
 
+from calltune.engine.state import write_arrays
 from calltune.errors import CannotFinish, InputError, Problem
 from calltune.platform.paths import atomic_write
 
@@ -109,9 +110,9 @@ def save_adapter(folder: Path, arrays: dict[str, mx.array], settings: AdapterSet
     atomic_write(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
 
 
-def save_arrays(folder: Path, arrays: dict[str, mx.array]) -> None:
-    """`adapters.safetensors` in `folder`, whole or not at all (T10). Raises CannotFinish, and leaves what is there,
-    for numbers that are not finite (T05) and where there are no arrays at all."""
+def save_arrays(folder: Path, arrays: dict[str, mx.array]) -> str:
+    """`adapters.safetensors` in `folder`, whole or not at all (T10); returns its SHA-256. Raises CannotFinish, and
+    leaves what is there, for numbers that are not finite (T05) and where there are no arrays at all."""
     lower = "lower the learning rate, or set --clip"
     if not arrays:
         raise CannotFinish("there are no trained weights to save: no validation gave a finite loss", next_step=lower)
@@ -119,13 +120,7 @@ def save_arrays(folder: Path, arrays: dict[str, mx.array]) -> None:
     if bad:
         raise CannotFinish(f"not saved: {len(bad)} tensors hold numbers that are not finite ({bad[0]}, ...)",
                            next_step=lower)  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".adapters.tmp.safetensors"
-    try:
-        mx.save_safetensors(str(temporary), arrays)
-        temporary.replace(folder / "adapters.safetensors")
-    finally:
-        temporary.unlink(missing_ok=True)
+    return write_arrays(folder / "adapters.safetensors", arrays)
 
 
 def read_adapter(model: nn.Module, folder: Path) -> nn.Module:

@@ -246,6 +246,11 @@ def hold_prefix(decoder: Decoder, prefix: Sequence[int]) -> None:
     decoder.keys_values, decoder.prefix = found, ids
 
 
+def forget_prefixes(decoder: Decoder) -> None:
+    """Keep no prefix's keys and values: they are of weights that have changed since."""
+    decoder.prefix, decoder.keys_values, decoder.kept = (), [], Kept()
+
+
 def _shared_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing, sampler: Sampler) -> Iterator[int]:
     """One prompt over the kept prefix, if it starts with it."""
     parts = decoder.parts

@@ -16,7 +16,11 @@ from mlx.utils import tree_map
 from calltune.batching import Batch
 from calltune.engine import ranks
 from calltune.engine.adapter import trained_arrays
+from calltune.engine.state import all_finite, optimizer_arrays, restore_optimizer, restore_weights, seed_update
 from calltune.engine.step import Plan, batch_losses, loss_and_grad
+
+__all__ = ["Muon", "Result", "Stepper", "make", "optimizer_arrays", "peak_memory_gb", "reset_peak_memory",
+           "restore_optimizer", "restore_weights", "seed_update", "snapshot"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Result:
     norm: float
     losses: tuple[npt.NDArray[np.float32], ...]
     indices: tuple[int, ...]
+    touched: bool = False  # the update was taken back
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.loss))
 
 
 class Muon(optimizers.Muon):  # type: ignore[misc]
@@ -62,7 +71,32 @@ class Stepper:
         self.gradient = loss_and_grad(plan)
 
     def __call__(self, batches: Sequence[Batch], rate: float) -> Result:
-        """One update with the mean gradient over all trained tokens of `batches`. Left out if not finite."""
+        """One update with the mean gradient over all trained tokens of `batches`. Left out, with a loss of NaN, if
+        the loss or gradient is not finite; taken back if it made weights that are not (`touched`)."""
+        model = self.plan.model
+        grads, losses, mean = self._gradients(batches)
+        grads, norm = optimizers.clip_grad_norm(grads, self.clip or float("inf"))
+        touched = False
+        if np.isfinite(mean) and np.isfinite(norm.item()):
+            before = model.trainable_parameters(), _copied(self.optimizer.state)
+            self.optimizer.learning_rate = rate
+            self.optimizer.update(model, grads)
+            mx.eval(model.trainable_parameters(), self.optimizer.state)
+            if touched := not all_finite(model.trainable_parameters()):
+                model.update(before[0])
+                self.optimizer.state = before[1]
+        if touched or not np.isfinite(mean) or not np.isfinite(norm.item()):
+            mean = float("nan")
+        indices = tuple(i for batch in batches for i in batch.indices)
+        return Result(mean, float(norm.item()), tuple(losses), indices, touched)
+
+    def is_finite(self, batches: Sequence[Batch]) -> bool:
+        """Whether these batches give a finite loss and gradient. Changes nothing."""
+        grads, _, mean = self._gradients(batches)
+        return bool(np.isfinite(mean)) and all_finite(grads)
+
+    def _gradients(self, batches: Sequence[Batch]) -> tuple[Any, list[npt.NDArray[np.float32]], float]:
+        """The mean gradient, the losses of each batch and their mean, over all processes."""
         model = self.plan.model
         model.train()
         total = sum(batch.trained for batch in batches)
@@ -77,16 +111,7 @@ class Stepper:
             losses.append(ranks.gather_losses(batch, None if found is None else np.array(found)))
         if grads is None:  # more ranks than rows
             grads = tree_map(mx.zeros_like, model.trainable_parameters())
-        grads, norm = optimizers.clip_grad_norm(ranks.add_up(grads), self.clip or float("inf"))
-        mean = sum(float(part.sum()) for part in losses) / total
-        if np.isfinite(mean) and np.isfinite(norm.item()):
-            self.optimizer.learning_rate = rate
-            self.optimizer.update(model, grads)
-            mx.eval(model.trainable_parameters(), self.optimizer.state)
-        else:
-            mean = float("nan")
-        indices = tuple(i for batch in batches for i in batch.indices)
-        return Result(mean, float(norm.item()), tuple(losses), indices)
+        return ranks.add_up(grads), losses, sum(float(part.sum()) for part in losses) / total
 
     def evaluate(self, batches: Iterable[Batch]) -> float:
         """Mean loss a trained token."""
@@ -98,6 +123,11 @@ class Stepper:
                 total += float(batch_losses(self.plan, own, part="valid").sum().item())
             count += batch.trained
         return float(ranks.add_up({"total": mx.array(total)})["total"].item()) / count
+
+
+def _copied(tree: Any) -> Any:
+    """The same arrays in containers of their own, which an update leaves alone."""
+    return tree_map(lambda array: array, tree)
 
 
 def snapshot(model: nn.Module) -> dict[str, mx.array]:

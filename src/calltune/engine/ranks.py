@@ -55,6 +55,20 @@ def share(batch: Batch) -> Batch | None:
     return take_rows(batch, own) if own else None
 
 
+def tell(value: int) -> int:
+    """The first process's number, in all of them."""
+    if size() == 1:
+        return value
+    return int(mx.distributed.all_sum(mx.array(value if rank() == 0 else 0, mx.int32), group=_group()).item())
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it holds in one of the processes."""
+    if size() == 1:
+        return flag
+    return bool(mx.distributed.all_sum(mx.array(int(flag), mx.int32), group=_group()).item())
+
+
 def add_up(arrays: Any) -> Any:
     """The sum over all ranks of a tree of arrays: one message, in float32."""
     if size() == 1:

@@ -11,7 +11,7 @@ Each is exact; each that a model does not allow is left out, and `Plan.notes` sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,6 +39,7 @@ from calltune.engine.parts import (
 )
 from calltune.engine.prefix import Attached, Recorder, Standing, supports_sharing
 from calltune.engine.tree import extend, tree_losses, tree_states
+from calltune.engine.trunk import Piece as RanPiece
 from calltune.engine.trunk import TrunkStore, auto_memory, device_memory
 from calltune.render import Example
 
@@ -400,7 +401,7 @@ def store_trunk(
     Many rows at once, sorted by length, run in slices with less padding and larger matrix products than the
     rows of one batch do; conversations of `groups` as trees.
     """
-    missing = [i for i in dict.fromkeys(indices) if (part, i) not in plan.store.rows]
+    missing = [i for i in dict.fromkeys(indices) if not plan.store.holds((part, i))]
     if not plan.cut or not missing:
         return
     order = sorted(missing, key=lambda i: len(examples[i]))
@@ -430,11 +431,31 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
     keys = [(part, index) for index in batch.indices]
     if (kept := plan.store.get(keys, batch.ids.shape[1])) is not None:
         return kept
+    states = _run_rows(plan, batch)
+    plan.store.put(keys, states, (batch.ids >= 0).sum(axis=1).tolist())
+    return states
+
+
+def follow_trunk(
+    plan: Plan, held: Mapping[str, Any], parts: Mapping[str, Sequence[Example]], states: Mapping[str, mx.array]
+) -> None:
+    """Have the store hold what it held when a run was saved; `parts` are the examples by part, `states` what was
+    saved of it."""
+
+    def recompute(piece: RanPiece) -> mx.array:
+        batch = make_batch(parts[piece.part], piece.indices, len(plan.prefix))
+        missing = piece.width - batch.ids.shape[1]
+        return _run_rows(plan, replace(batch, ids=np.pad(batch.ids, ((0, 0), (0, missing)), constant_values=-1)))
+
+    plan.store.follow(held, recompute, states)
+
+
+def _run_rows(plan: Plan, batch: Batch) -> mx.array:
+    """Rows through the frozen trunk: the states (B, T, D) behind it."""
     parts = plan.parts
     assert parts is not None
     states = mx.stop_gradient(run_trunk(parts, _ids(batch), plan.cut, _trunk_cache(plan)))
     mx.eval(states)
-    plan.store.put(keys, states, (batch.ids >= 0).sum(axis=1).tolist())
     return states
 
 

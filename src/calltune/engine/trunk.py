@@ -8,9 +8,9 @@ On disk they lie in a file without a name, which is gone with the process, whate
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +21,14 @@ from calltune.render import Example
 Key = tuple[str, int]  # the part (train, valid) and the row's index in it
 AUTO_SHARE = 4  # of the machine's memory, without a limit of the user's: a quarter
 DEVICE_SHARE = 16  # of a GPU's memory
+
+
+class Piece(NamedTuple):
+    """Rows of a part that ran through the trunk together, padded to `width`."""
+
+    part: str
+    indices: tuple[int, ...]
+    width: int
 
 
 @dataclass
@@ -41,6 +49,10 @@ class TrunkStore:
     _free: list[tuple[int, int]] = field(default_factory=list)  # (offset, bytes) of forgotten rows on disk
     _places: dict[Key, tuple[int, int]] = field(default_factory=dict)
     _dtype: mx.Dtype = mx.float32
+    # Which rows ran together: states depend in their last bits on that, so a resumed run repeats it.
+    _ran: dict[Key, Piece] = field(default_factory=dict)
+    _awaited: dict[Key, int] = field(default_factory=dict)  # rows that a resumed run has not computed yet: bytes
+    recompute: Callable[[Piece], mx.array] | None = None
 
     @property
     def full(self) -> bool:
@@ -49,14 +61,16 @@ class TrunkStore:
     def put(self, keys: Sequence[Key], states: mx.array, lengths: Sequence[int]) -> None:
         """Keep row i of `states` (B, T, D) without its padding, as far as there is room."""
         self._dtype = states.dtype
+        piece = Piece(keys[0][0], tuple(index for _, index in keys), states.shape[1])
         if self.device_used + states.nbytes <= self.device:
-            self._put_on_device(keys, states, lengths)
+            self._put_on_device(piece, keys, states, lengths)
             return
         whole = np.array(_plain(states))
         for row, key, length in zip(whole, keys, lengths, strict=True):
             size = length * row.shape[-1] * row.itemsize
-            if key in self.rows:
+            if self.holds(key):
                 continue
+            self._ran[key] = piece
             if self.memory_used + size <= self.memory:
                 self.rows[key] = row[:length].copy()
                 self.memory_used += size
@@ -65,10 +79,21 @@ class TrunkStore:
                 view = self._disk()[place : place + size].view(row.dtype).reshape(length, -1)
                 view[:] = row[:length]
                 self.rows[key], self._places[key] = view, (place, size)
+            else:
+                del self._ran[key]
 
-    def _put_on_device(self, keys: Sequence[Key], states: mx.array, lengths: Sequence[int]) -> None:
+    @property
+    def holding(self) -> bool:
+        """Whether it was filled, by computing or by a resumed run's plan."""
+        return bool(self._ran)
+
+    def holds(self, key: Key) -> bool:
+        return key in self.rows or key in self._awaited
+
+    def _put_on_device(self, piece: Piece, keys: Sequence[Key], states: mx.array, lengths: Sequence[int]) -> None:
         for i, (key, length) in enumerate(zip(keys, lengths, strict=True)):
-            if key not in self.rows:
+            if not self.holds(key):
+                self._ran[key] = piece
                 # A copy: a view would keep the states of all rows of the slice until the last one is forgotten.
                 row = mx.take(states[:, :length], mx.array(i), axis=0)
                 mx.async_eval(row)
@@ -78,6 +103,11 @@ class TrunkStore:
 
     def get(self, keys: Sequence[Key], width: int) -> mx.array | None:
         """States (B, width, D) with zeros behind each row, or None where one is not kept."""
+        if not all(map(self.holds, keys)):
+            return None
+        for key in keys:
+            if key in self._awaited:
+                self._run_again(self._ran[key])
         found = [self.rows.get(key) for key in keys]
         if any(row is None for row in found):
             return None
@@ -95,15 +125,77 @@ class TrunkStore:
     def forget(self, keys: Iterable[Key]) -> None:
         """Free rows that are not needed again."""
         for key in keys:
-            row = self.rows.pop(key, None)
-            if row is None:
+            row, awaited = self.rows.pop(key, None), self._awaited.pop(key, 0)
+            if row is None and not awaited:
                 continue
+            del self._ran[key]
             if isinstance(row, mx.array):
                 self.device_used -= row.nbytes
             elif key in self._places:
                 self._free.append(self._places.pop(key))
             else:
-                self.memory_used -= row.nbytes
+                self.memory_used -= awaited if row is None else row.nbytes
+
+    def plan(self) -> dict[str, Any]:
+        """Which rows are held, where, and what they ran with, as JSON; the states themselves are computed again."""
+        pieces: dict[Piece, list[list[Any]]] = {}
+        for key, piece in self._ran.items():
+            size = self._awaited.get(key) or self.rows[key].nbytes
+            pieces.setdefault(piece, []).append([key[1], size, self._places.get(key)])
+        return {
+            "pieces": [[p.part, p.indices, p.width, held] for p, held in pieces.items()],
+            "free": self._free, "disk_used": self.disk_used, "dtype": str(self._dtype).removeprefix("mlx.core."),
+        }  # fmt: skip
+
+    def arrays(self, most: int) -> dict[str, mx.array]:
+        """The states themselves, where they are at most so many bytes: a checkpoint with them goes on at once."""
+        if sum(row.nbytes for row in self.rows.values()) > most:
+            return {}
+        return {
+            f"{part}.{index}": _plain(row) if isinstance(row, mx.array) else mx.array(row)
+            for (part, index), row in self.rows.items()
+        }
+
+    def follow(
+        self, plan: Mapping[str, Any], recompute: Callable[[Piece], mx.array], states: Mapping[str, mx.array]
+    ) -> None:
+        """Hold what `plan` says. Rows whose `states` are not there are computed by `recompute`, with those that they
+        ran with, when they are first asked for."""
+        self.recompute, self._dtype = recompute, getattr(mx, plan["dtype"])
+        self._free = [(place, size) for place, size in plan["free"]]
+        self.disk_used = plan["disk_used"]
+        for part, indices, width, held in plan["pieces"]:
+            piece = Piece(part, tuple(indices), width)
+            for index, size, place in held:
+                key = (part, index)
+                self._ran[key], self._awaited[key] = piece, size
+                if place is None:
+                    self.memory_used += size
+                else:
+                    self._places[key] = (place[0], place[1])
+                if (found := states.get(f"{part}.{index}")) is not None:
+                    self._keep(key, np.array(found))
+        self.memory_peak = max(self.memory_peak, self.memory_used)
+
+    def _run_again(self, piece: Piece) -> None:
+        assert self.recompute is not None
+        states = self.recompute(piece)
+        self._dtype = states.dtype
+        for row, index in zip(np.array(_plain(states)), piece.indices, strict=True):
+            key = (piece.part, index)
+            if self._ran.get(key) != piece or (size := self._awaited.get(key, 0)) == 0:
+                continue
+            self._keep(key, row[: size // (row.shape[-1] * row.itemsize)].copy())
+
+    def _keep(self, key: Key, row: np.ndarray[Any, Any]) -> None:
+        """An awaited row's states, where it has its place."""
+        self._awaited.pop(key, None)
+        if key in self._places:
+            place, size = self._places[key]
+            view = self._disk()[place : place + size].view(row.dtype).reshape(row.shape)
+            view[:] = row
+            row = view
+        self.rows[key] = row
 
     def _room(self, size: int) -> int | None:
         for number, (place, length) in enumerate(self._free):

@@ -1,0 +1,67 @@
+"""metrics.jsonl and calltune.json as others than the writer read them: while they grow, and without a model.
+
+A line of metrics has `step` and figures (docs/training.md), or an `event` with a `text`: `quarantined`, `skipped`,
+`exploded`, `invalid`. Where a run was taken up again stands in its record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from calltune.errors import InputError
+
+FILE = "metrics.jsonl"
+RUN_FILE = "calltune.json"
+WORDS = {"best": "best", "resumed": "taken up again", "quarantined": "rows left out", "skipped": "update left out",
+         "exploded": "loss explodes", "invalid": "no finite loss"}  # fmt: skip
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl that may be growing: a last line that is not whole is left out."""
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1] if line.strip()]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A run's record, finished or not. Raises InputError where there is none that can be read."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        if not isinstance(record.get("settings"), dict):
+            raise ValueError("it has no settings")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder} is not a run: {RUN_FILE} cannot be read ({error})",
+                         next_step="name a folder that `calltune train` wrote or is writing") from error  # fmt: skip
+    return record
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings of a run, for going on with it. Raises InputError: no run, or its rows were given in Python."""
+    settings: dict[str, Any] = read_record(folder)["settings"]
+    if not settings.get("data") and not settings.get("tools"):
+        raise InputError(f"the rows of the run {folder} were given in Python, and are not known here",
+                         next_step="call calltune.train again with the same rows")  # fmt: skip
+    return settings
+
+
+def marks(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """(update, kind) of what curves should show, kinds as in WORDS, in the order of the updates."""
+    found = [(int(row["step"]), str(row["event"])) for row in rows if "event" in row]
+    found += [(int(note["update"]), "resumed") for note in record.get("resumes", ())]
+    if best := best_update(rows, record):
+        found.append((best, "best"))
+    return sorted({(step, kind) for step, kind in found if kind in WORDS})
+
+
+def best_update(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> int | None:
+    """The update whose weights are the best so far; of a finished run those that were kept."""
+    if "train" in record:
+        kept = record["train"].get("best_update")
+        return int(kept) if kept is not None else None
+    found = [row for row in rows if row.get("step") and isinstance(row.get("valid_loss"), (int, float))]
+    if any("exact_match" in row for row in found):
+        found = [row for row in found if "exact_match" in row]
+    best = max(found, key=lambda row: (row.get("exact_match") or 0.0, -row["valid_loss"], -row["step"]), default=None)
+    return int(best["step"]) if best else None
