@@ -31,7 +31,9 @@ OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume",
                "tool-choice", "one-call", "keep-prefix", "thinking-open",
                # of `bench train`
                "against", "shape", "stock-blas", "built-in-tools", "peer-updates", "warm-up", "backend",
-               "fit", "memory"}  # fmt: skip
+               "fit", "memory",
+               # of bench/bound_speed.py
+               "each", "piece", "calls", "free"}  # fmt: skip
 
 
 def load_script(name: str):

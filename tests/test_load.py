@@ -61,7 +61,7 @@ def test_the_precision_asked_for_is_the_precision_of_all_weights(tmp_path, dtype
 
 def test_the_policy_of_precision(monkeypatch):
     monkeypatch.setattr(mx, "default_device", lambda: mx.cpu)
-    monkeypatch.setattr(module, "_device_memory", lambda: 8e9)
+    monkeypatch.setattr(module, "device_memory", lambda: 8e9)
     assert choose_dtype("auto", {}, 10**9)[0] == "float32"
     assert choose_dtype("auto", {"quantization": {}}, 10**9)[0] == "float32"  # 4 of 8 GB
     kept, why = choose_dtype("auto", {"quantization": {}}, 2 * 10**9)

@@ -107,7 +107,8 @@ def device_memory() -> int:
     if mx.default_device() == mx.cpu:
         return memory_bytes()
     info = mx.device_info()
-    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or memory_bytes())
+    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or info.get("total_memory")
+               or memory_bytes())  # fmt: skip
 
 
 def _parameters(model: nn.Module) -> int:
