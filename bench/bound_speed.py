@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model or a run, by name or folder")
     parser.add_argument("--calls", type=int, default=64)
-    parser.add_argument("--each", type=int, default=8, help="how often each request is answered")
+    parser.add_argument("--each", type=int, default=16, help="how often each request is answered")
     parser.add_argument("--free", type=int, default=64, help="how many of them are answered freely too")
     parser.add_argument("--piece", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=16)

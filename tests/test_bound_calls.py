@@ -61,20 +61,20 @@ def test_what_is_counted_as_what():
     assert str(found) == "1 valid, 1 cut by the limit, 1 unenforced, 2 invalid"
 
 
-def model(kind: str, folder: Path, updates: int = 0) -> Caller:
-    """The built-in model, or tuned as by `calltune demo --quick` (`updates`: with fewer of them)."""
+def model(kind: str, folder: Path, sizes: tuple[int, int, int] = QUICK_SIZES) -> Caller:
+    """The built-in model, or tuned as by `calltune demo --quick` (`sizes`: with other numbers of rows)."""
     if kind == "base":
         return load("smollm2-135m", think=False)
     if RUN:
         return load(RUN)
-    settings = replace(DEMO_SETTINGS, out=str(folder / "run"), iters=updates)
-    return load(train(settings, builtin_data(sizes=QUICK_SIZES)))
+    settings = replace(DEMO_SETTINGS, out=str(folder / "run"))
+    return load(train(settings, builtin_data(sizes=sizes)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["base", "tuned"])
 def test_32_calls_of_a_real_model_are_valid(kind, tmp_path):
-    found = count(model(kind, tmp_path, updates=3), 32, 1)
+    found = count(model(kind, tmp_path, (48, 8, 8)), 32, 1)
     assert not found.invalid and found.valid > 16, found
 
 

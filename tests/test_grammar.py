@@ -294,6 +294,18 @@ def test_what_cannot_be_enforced_is_left_out_told_and_checked_afterwards(schema,
     assert "missing_argument" in check_loose(Reply(calls=(ToolCall("f", {}),)), grammar, [tool])[0]
 
 
+@pytest.mark.parametrize("form", ["pythonic", "gemma4", "qwen3-coder"])
+def test_what_the_other_formats_cannot_enforce_is_told_too(form, template, tokenizer):
+    schemas = {"a": {"type": "string", "pattern": "^(?=a)b"}, "b": {"type": "array", "uniqueItems": True},
+               "c": {"not": {"type": "string"}}, "d": {"$ref": "http://example.com/x.json"}}  # fmt: skip
+    for name, schema in schemas.items():
+        tool = Tool("f", "", {"type": "object", "properties": {name: schema}})
+        grammar = grammar_of([tool], Rules(), replace(template, format=form), tokenizer)
+        assert any(f"/{name}: " in note for note in grammar.loose["f"]), (name, grammar.loose)
+    fine = Tool("f", "", {"type": "object", "properties": {"a": {"type": "string", "description": "x"}}})
+    assert not grammar_of([fine], Rules(), replace(template, format=form), tokenizer).loose
+
+
 def test_128_tools(template, tokenizer):
     tools = [
         Tool(f"tool_{i}", "", {"type": "object", "properties": {f"a{i}": {"type": "string"}}}) for i in range(128)

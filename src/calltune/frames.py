@@ -29,8 +29,9 @@ JSON_TEXT = {"type": "string"}
 class Frame:
     """A call is `mark` (of the first, or of each if `again`), `before` the quoted or bare name, `after` it, the
     arguments, `end`; `between` stands before the next, `opens` and `closes` around all. `think` marks a plan,
-    `refused` are patterns that words must not hold. `form` writes the arguments; None: JSON. `begins`: a
-    pattern of what the part of a call begins with in which keys are looked for that come twice."""
+    `refused` are patterns that words must not hold. `form` writes the arguments; '': JSON. `begins`: a pattern of
+    what the part of a call begins with in which keys are looked for that come twice; `strings`: what stands around
+    strings, where that is no quote."""
 
     mark: str
     before: str

@@ -84,7 +84,7 @@ def grammar_of(
         if frame.form:
             expression, values = arguments_of(tool, schema, frame, f"call_{i}", tokenizer)
             lines += values.lines
-            missing, watched = tuple(values.missing), watched or values.free
+            missing, watched = (*missing, *values.missing), watched or values.free
         else:
             expression, watched = f"%json {json.dumps(schema)}", watched or needs_watching(schema)
         if missing:
