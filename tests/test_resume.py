@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import TIME, WEATHER, tiny_model, weather_rows
+from tiny import CITIES, TIME, WEATHER, long_row, tiny_model, weather_rows
 
 from calltune import loop
 from calltune.checkpoints import folders
@@ -115,6 +115,37 @@ def test_trap_t09_a_run_that_goes_on_ends_bit_for_bit_as_one_that_was_not_broken
     assert [note["update"] for note in run.record["resumes"]]
     last = [load_file(folders(r.folder)[-1] / "optimizer.safetensors") for r in (run, straight)]
     assert same_bits(*last)
+
+
+@pytest.mark.parametrize("kept", [64 << 20, 0])
+def test_conversations_that_share_tokens_go_on_bit_for_bit(model, tmp_path, monkeypatch, kept):
+    """Their states in the frozen layers were computed as trees, and are again where they were not saved."""
+    from chat_templates import QWEN3
+
+    from calltune.engine import step
+
+    grown, plain = [], step.tree_states
+
+    def counted(*given: Any, **more: Any) -> Any:
+        grown.append(given)
+        return plain(*given, **more)
+
+    monkeypatch.setattr(step, "tree_states", counted)
+    monkeypatch.setattr(loop, "TRUNK_BYTES", kept)
+    (tmp_path / "t.jinja").write_text(QWEN3)
+    rows = weather_rows(7)
+    for city in CITIES[:4]:  # long requests, which the three turns of a conversation share
+        system, question, *rest = long_row(city).messages
+        question = replace(question, content=f"{city}: {question.content} " + "I ask for a friend of mine. " * 6)
+        rows.append(replace(long_row(city), messages=(system, question, *rest), id=city))
+    form = {"template": str(tmp_path / "t.jinja"), "epochs": 4.0, "batch_size": 3}
+    straight = train(settings_of(model, tmp_path / "straight", **form), rows)
+    trees = len(grown)
+    settings = settings_of(model, tmp_path / "run", **form)
+    for at in (3, 6):
+        broken_off(settings, rows, at)
+    run = train(settings, rows)
+    assert trees and same_bits(weights(run), weights(straight)) and story(run) == story(straight)
 
 
 def test_the_store_of_the_trunk_is_really_full_there(model, tmp_path):

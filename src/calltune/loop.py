@@ -287,11 +287,9 @@ class Loop:
         optim.restore_optimizer(self.optimizer, arrays["optimizer"])
         trunk = state["trunk"]
         same = (trunk["prefix"], trunk["cut"]) == (len(self.plan.prefix), self.plan.cut) and not start.changed
-        if (
-            same and ranks.size() == 1 and not self.groups_of
-        ):  # otherwise it begins empty, which costs time and the last bits of equality
+        if same and ranks.size() == 1:  # otherwise it begins empty, which costs time and the last bits of equality
             examples = {"train": self.prepared.train, "valid": self.prepared.valid}
-            follow_trunk(self.plan, trunk["held"], examples, arrays.get("trunk", {}))
+            follow_trunk(self.plan, trunk["held"], examples, arrays.get("trunk", {}), self.groups_of)
         if "valid" in start.reset:  # the best of other rows cannot be compared
             self.best_loss, self.best_accuracy, self.best_update, self.best_arrays = math.inf, -1.0, 0, {}
             self.quarantined["valid"] = []

@@ -11,7 +11,7 @@ Each is exact; each that a model does not allow is left out, and `Plan.notes` sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -412,7 +412,8 @@ def store_trunk(
         if not plan.store.full and plan.parts:
             for rows, states in tree_states(plan.parts, tree, own, plan.cut, _trunk_cache(plan), split=_splits(plan)):
                 keys = [(part, own.indices[row]) for row in rows]
-                plan.store.put(keys, states, (own.ids[rows] >= 0).sum(axis=1).tolist())
+                ran = RanPiece(part, own.indices, own.ids.shape[1], True)
+                plan.store.put(keys, states, (own.ids[rows] >= 0).sum(axis=1).tolist(), ran)
     for piece in slices(rest, tokens) if rest else ():
         if not plan.store.full:
             _trunk_states(plan, piece, part)
@@ -437,15 +438,22 @@ def _trunk_states(plan: Plan, batch: Batch, part: str) -> mx.array:
 
 
 def follow_trunk(
-    plan: Plan, held: Mapping[str, Any], parts: Mapping[str, Sequence[Example]], states: Mapping[str, mx.array]
-) -> None:
+    plan: Plan, held: Mapping[str, Any], parts: Mapping[str, Sequence[Example]], states: Mapping[str, mx.array],
+    groups: Sequence[int] | None = None,
+) -> None:  # fmt: skip
     """Have the store hold what it held when a run was saved; `parts` are the examples by part, `states` what was
-    saved of it."""
+    saved of it, `groups` the conversations of those that are trained."""
 
-    def recompute(piece: RanPiece) -> mx.array:
-        batch = make_batch(parts[piece.part], piece.indices, len(plan.prefix))
-        missing = piece.width - batch.ids.shape[1]
-        return _run_rows(plan, replace(batch, ids=np.pad(batch.ids, ((0, 0), (0, missing)), constant_values=-1)))
+    def recompute(piece: RanPiece) -> Iterator[tuple[Sequence[int], mx.array]]:
+        batch = make_batch(parts[piece.part], piece.indices, len(plan.prefix), groups if piece.tree else None)
+        if not piece.tree or plan.parts is None:
+            missing = piece.width - batch.ids.shape[1]
+            ids = np.pad(batch.ids, ((0, 0), (0, missing)), constant_values=-1)
+            yield piece.indices, _run_rows(plan, replace(batch, ids=ids))
+            return
+        for own, tree in parted(batch)[0]:
+            for rows, found in tree_states(plan.parts, tree, own, plan.cut, _trunk_cache(plan), split=_splits(plan)):
+                yield [own.indices[row] for row in rows], found
 
     plan.store.follow(held, recompute, states)
 

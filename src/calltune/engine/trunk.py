@@ -24,11 +24,15 @@ DEVICE_SHARE = 16  # of a GPU's memory
 
 
 class Piece(NamedTuple):
-    """Rows of a part that ran through the trunk together, padded to `width`."""
+    """Rows of a part that ran through the trunk together, padded to `width`; `tree`: as one conversation."""
 
     part: str
     indices: tuple[int, ...]
     width: int
+    tree: bool = False
+
+
+Recompute = Callable[[Piece], Iterable[tuple[Sequence[int], mx.array]]]  # some of its rows at a time, (B, T, D)
 
 
 @dataclass
@@ -52,16 +56,17 @@ class TrunkStore:
     # Which rows ran together: states depend in their last bits on that, so a resumed run repeats it.
     _ran: dict[Key, Piece] = field(default_factory=dict)
     _awaited: dict[Key, int] = field(default_factory=dict)  # rows that a resumed run has not computed yet: bytes
-    recompute: Callable[[Piece], mx.array] | None = None
+    recompute: Recompute | None = None
 
     @property
     def full(self) -> bool:
         return self.memory_used >= self.memory and self.disk_used >= self.disk
 
-    def put(self, keys: Sequence[Key], states: mx.array, lengths: Sequence[int]) -> None:
-        """Keep row i of `states` (B, T, D) without its padding, as far as there is room."""
+    def put(self, keys: Sequence[Key], states: mx.array, lengths: Sequence[int], ran: Piece | None = None) -> None:
+        """Keep row i of `states` (B, T, D) without its padding, as far as there is room. `ran`: what ran together, if
+        it was not these rows alone."""
         self._dtype = states.dtype
-        piece = Piece(keys[0][0], tuple(index for _, index in keys), states.shape[1])
+        piece = ran or Piece(keys[0][0], tuple(index for _, index in keys), states.shape[1])
         if self.device_used + states.nbytes <= self.device:
             self._put_on_device(piece, keys, states, lengths)
             return
@@ -143,7 +148,7 @@ class TrunkStore:
             size = self._awaited.get(key) or self.rows[key].nbytes
             pieces.setdefault(piece, []).append([key[1], size, self._places.get(key)])
         return {
-            "pieces": [[p.part, p.indices, p.width, held] for p, held in pieces.items()],
+            "pieces": [[*piece, held] for piece, held in pieces.items()],
             "free": self._free, "disk_used": self.disk_used, "dtype": str(self._dtype).removeprefix("mlx.core."),
         }  # fmt: skip
 
@@ -156,16 +161,14 @@ class TrunkStore:
             for (part, index), row in self.rows.items()
         }
 
-    def follow(
-        self, plan: Mapping[str, Any], recompute: Callable[[Piece], mx.array], states: Mapping[str, mx.array]
-    ) -> None:
+    def follow(self, plan: Mapping[str, Any], recompute: Recompute, states: Mapping[str, mx.array]) -> None:
         """Hold what `plan` says. Rows whose `states` are not there are computed by `recompute`, with those that they
         ran with, when they are first asked for."""
         self.recompute, self._dtype = recompute, getattr(mx, plan["dtype"])
         self._free = [(place, size) for place, size in plan["free"]]
         self.disk_used = plan["disk_used"]
-        for part, indices, width, held in plan["pieces"]:
-            piece = Piece(part, tuple(indices), width)
+        for part, indices, width, tree, held in plan["pieces"]:
+            piece = Piece(part, tuple(indices), width, tree)
             for index, size, place in held:
                 key = (part, index)
                 self._ran[key], self._awaited[key] = piece, size
@@ -179,13 +182,12 @@ class TrunkStore:
 
     def _run_again(self, piece: Piece) -> None:
         assert self.recompute is not None
-        states = self.recompute(piece)
-        self._dtype = states.dtype
-        for row, index in zip(np.array(_plain(states)), piece.indices, strict=True):
-            key = (piece.part, index)
-            if self._ran.get(key) != piece or (size := self._awaited.get(key, 0)) == 0:
-                continue
-            self._keep(key, row[: size // (row.shape[-1] * row.itemsize)].copy())
+        for indices, states in self.recompute(piece):
+            self._dtype = states.dtype
+            for row, index in zip(np.array(_plain(states)), indices, strict=True):
+                key = (piece.part, index)
+                if self._ran.get(key) == piece and (size := self._awaited.get(key, 0)):
+                    self._keep(key, row[: size // (row.shape[-1] * row.itemsize)].copy())
 
     def _keep(self, key: Key, row: np.ndarray[Any, Any]) -> None:
         """An awaited row's states, where it has its place."""
