@@ -1,11 +1,17 @@
 """Hypothesis makes the same examples every time, so that `make test` does not fail by chance; the nightly forms
 look for new ones (`derandomize=False`)."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 
 settings.register_profile("steady", derandomize=True)
 settings.load_profile("steady")
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
