@@ -244,3 +244,30 @@ def test_more_epochs_of_a_finished_run(model, tmp_path):
     run = train(replace(settings, iters=5, force=True), data())
     assert run.record["train"]["updates"] == 5 and run.record["resumes"][0]["update"] == 3
     assert read_run(run.folder).record["state"] == "finished"
+
+
+def test_a_finished_run_is_not_made_shorter(model, tmp_path):
+    settings, said = settings_of(model, tmp_path / "run", iters=3), Breaking()
+    before = train(settings, data()).record
+    run = train(replace(settings, iters=3, force=True), data(), progress=said)
+    assert run.record == before and any("is finished" in text for text in said.said)
+    with pytest.raises(InputError, match="iters"):
+        train(replace(settings, iters=2, force=True), data())
+    assert read_run(tmp_path / "run").record == before
+
+
+def test_rows_held_out_for_testing_are_not_trained_on_by_force(model, tmp_path):
+    rows = weather_rows(12)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row.to_openai()) + "\n" for row in rows))
+    settings = settings_of(model, tmp_path / "run", data=str(tmp_path / "rows.jsonl"), test=0.4, valid=0.2, iters=6)
+    broken_off(settings, None, 4)
+    held_out = (tmp_path / "run" / "test.jsonl").read_text()
+    with pytest.raises(InputError, match="holds out for testing would be trained on"):
+        train(replace(settings, seed=5, force=True))
+    assert (tmp_path / "run" / "test.jsonl").read_text() == held_out
+    assert train(settings).record["state"] == "finished"
+
+
+def test_patience_without_validation_rows_is_an_error(model, tmp_path):
+    with pytest.raises(InputError, match="--patience needs validation rows"):
+        train(settings_of(model, tmp_path / "run", patience=2, valid=0.0), {"train": data()["train"]})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune.errors import InputError
+from calltune.platform.paths import disk_problem
 
 FILE = "metrics.jsonl"
 RUN_FILE = "calltune.json"
@@ -20,9 +21,23 @@ WORDS = {"best": "best", "resumed": "taken up again", "quarantined": "rows left 
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl that may be growing: a last line that is not whole is left out."""
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
+    """The rows of a metrics.jsonl that may be growing: a last line that is not whole is left out. Raises InputError:
+    it cannot be read."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise disk_problem(error, path) from error
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+            if row is not None:
+                int(row["step"])
+                rows.append(row)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}, line {number}: not a line of metrics ({error})",
+                             next_step="take the line out; the run itself does not need it") from error  # fmt: skip
+    return rows
 
 
 def read_record(folder: Path) -> dict[str, Any]:

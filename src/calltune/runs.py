@@ -139,6 +139,8 @@ class RunWriter:
         self, settings: TrainSettings, prepared: Prepared, loaded: LoadedModel, found: Checkpoint, changed: list[str]
     ) -> None:
         """Go on with the run as it was at the checkpoint: reports of later updates go, as they will come again."""
+        if changed:
+            self._check_held_out(prepared)
         now_ = record_of(settings, prepared, loaded)
         note = {"update": found.update, "time": now()} | ({"changed": changed} if changed else {})
         self.record = self.before | {"state": "training", "resumes": [*self.before.get("resumes", []), note]}
@@ -148,6 +150,18 @@ class RunWriter:
             file.truncate(int(found.state["metrics_bytes"]))
             os.fsync(file.fileno())
         self.write()
+
+    def _check_held_out(self, prepared: Prepared) -> None:
+        """Raises InputError where rows that the run holds out for testing would be trained on."""
+        path = self.folder / "test.jsonl"
+        held_out = {_said(row) for row in load_conversations(path)} if path.exists() else set()
+        spoiled = held_out & {_said(row) for part in (prepared.parts.train, prepared.parts.valid) for row in part}
+        if spoiled:
+            share = f"{len(spoiled)} of the {len(held_out)} rows"
+            raise InputError(
+                f"{share} that {self.folder} holds out for testing would be trained on",
+                next_step="give the rows and the --seed of before, or --overwrite to begin anew",
+            )
 
     def metrics(self, row: dict[str, Any]) -> None:
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
@@ -175,6 +189,11 @@ class RunWriter:
 
     def write(self) -> None:
         atomic_write(self.folder / RUN_FILE, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _said(row: Conversation) -> str:
+    """What makes a row that row, whatever its id."""
+    return json.dumps([message.to_openai() for message in row.messages], ensure_ascii=False, sort_keys=True)
 
 
 def recorded(folder: Path) -> dict[str, Any]:

@@ -86,8 +86,12 @@ def _find(writer: RunWriter, now: Mapping[str, Any], force: bool, progress: Prog
 
 def _goes_on(before: Mapping[str, Any], now: Mapping[str, Any], force: bool) -> bool:
     """Whether a finished run is to be trained further: with --force and more updates than before."""
-    keys = ("iters", "epochs")
-    return force and any(before["settings"].get(key) != now["settings"][key] for key in keys)
+    old, new = before["settings"], now["settings"]
+    if not force:
+        return False
+    if new["iters"] is not None:
+        return bool(new["iters"] > before.get("train", {}).get("updates", 0))
+    return old.get("iters") is not None or new["epochs"] > old.get("epochs", 0)
 
 
 def _as_told(folder: Path, now: Mapping[str, Any]) -> Run | Start | None:

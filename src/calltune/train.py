@@ -71,6 +71,9 @@ def _train(
     prepared = prepare(settings, loaded.tokenizer, data)
     for note in (*prepared.notes, *_memory(loaded, prepared, settings)):
         progress.say(note)
+    if settings.patience and not prepared.valid:
+        raise InputError("--patience needs validation rows, and there are none",
+                         next_step="give some with --valid, or leave --patience out")  # fmt: skip
     with writer.locked(progress.say):
         found = find_start(writer, folder, record_of(settings, prepared, loaded), settings.force, progress)
         if isinstance(found, Run):

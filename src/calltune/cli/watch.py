@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 < args.every < 3600:
         raise InputError(f"--every is {args.every:g} (above 0, below 3600 seconds)", next_step="5 is usual")
+    if args.html and args.json:
+        raise InputError("--html and --json were both given", next_step="ask for one of them")
     folder = args.run_folder.expanduser()
     live = sys.stdout.isatty()
     view = look(folder)
@@ -55,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
             width = shutil.get_terminal_size().columns
             clear = "\x1b[2J\x1b[H" if live and not args.once else ""
             print(clear + "\n".join(view_lines(view, width)), flush=True)
-        if view.finished or args.once or not (live or args.html):
+        if view.finished or args.once or not view.owner or not (live or args.html):
+            if args.html:
+                print(f"{args.html}: {view.state}")
             return 0
         time.sleep(args.every)
         view = look(folder)
