@@ -195,3 +195,12 @@ def test_preview_mistakes(place, tmp_path, capsys):
     for arguments, words in cases:
         said = told(capsys, 2, *arguments)
         assert words in said, said
+
+
+def test_the_message_of_an_unreadable_reply_holds_its_text():
+    from calltune.cli.replying import message_of
+    from calltune.schema import Reply
+
+    raw = '<tool_call>\n{"name": "f", "arguments": {'
+    assert message_of(Reply(raw=raw, errors=("not whole",), truncated=True))["content"] == raw
+    assert message_of(Reply(content="Hello", raw="Hello", errors=("odd",)))["content"] == "Hello"

@@ -153,5 +153,9 @@ def in_colour(stream: Any) -> bool:
 
 
 def message_of(reply: Reply) -> dict[str, Any]:
-    """The OpenAI assistant message, the ids of its calls filled in."""
-    return reply.to_message().to_openai()
+    """The OpenAI assistant message, the ids of its calls filled in; of a reply in which nothing could be read the text
+    as it came, since an empty message would pass for an answer."""
+    message = reply.to_message().to_openai()
+    if reply.errors and not message.get("content") and not message.get("tool_calls"):
+        message["content"] = reply.raw
+    return message
