@@ -153,8 +153,8 @@ def in_colour(stream: Any) -> bool:
 
 
 def message_of(reply: Reply) -> dict[str, Any]:
-    """The OpenAI assistant message, the ids of its calls filled in. Where nothing of a reply could be read it holds the
-    text as it came, since an empty message would pass for an answer."""
+    """The OpenAI assistant message, the ids of its calls filled in. Where nothing of a reply could be read it holds
+    the text as it came, since an empty message would pass for an answer."""
     message = reply.to_message().to_openai()
     if reply.errors and not message.get("content") and not message.get("tool_calls"):
         message["content"] = reply.raw
