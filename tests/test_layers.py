@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent / "src" / "calltune"
 # a module or a whole folder. A new module must be given its place here.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("schema", "progress", "metrics", "jinja_env"),
-    ("settings", "recipes", "platform", "functions"),  # values and the machine: no MLX, no tokenizer
+    ("schema", "progress", "jinja_env"),
+    ("settings", "recipes", "platform", "functions", "metrics"),  # values and the machine: no MLX, no tokenizer
     ("formats", "score", "score_bfcl", "compare", "acceptable"),  # text <-> calls, verdicts
     ("data", "builtin"),  # rows
     (
