@@ -161,7 +161,8 @@ def test_tensorboard_and_wandb_are_told_by_callbacks(model, tmp_path, monkeypatc
     assert [row["at"] for row in logged[1:] if "train_loss" in row] == [4]
 
 
-def test_a_tracker_that_is_missing_is_told_before_anything_is_done(model, tmp_path):
+def test_a_tracker_that_is_missing_is_told_before_anything_is_done(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("calltune.engine.reporting.WRITERS", ("no_such_writer",))  # torch brings one
     settings = settings_of(model, tmp_path / "run", report_to=("tensorboard", "nothing", "swanlab"))
     with pytest.raises(InputError) as caught:
         train(settings, data())
