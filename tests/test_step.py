@@ -289,11 +289,17 @@ def test_rows_run_through_the_trunk_together_give_the_losses_of_rows_alone(folde
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_trunk_store_goes_on_to_disk_and_keeps_to_both_limits(folders, dtype):
+def with_trunk(folders, dtype):
+    """A Llama whose last layer alone is trained, and 8 examples."""
     loaded = load(str(folders["llama"]), dtype)
     add_adapter(loaded.model, AdapterSettings(num_layers=1, rank=4, keys=("all",)), seed=1)
     examples = examples_of(loaded, 8)
+    return loaded, examples
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_trunk_store_goes_on_to_disk_and_keeps_to_both_limits(folders, dtype):
+    loaded, examples = with_trunk(folders, dtype)
     whole = plan_step(loaded.model, (), Speed(), loaded.vocabulary, dropout=0.0)
     store_trunk(whole, examples, range(8))
     assert whole.store.memory_used > 0 and whole.store.disk_used == 0
@@ -315,9 +321,7 @@ def test_the_trunk_store_goes_on_to_disk_and_keeps_to_both_limits(folders, dtype
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_trunk_store_keeps_what_fits_on_the_device(folders, dtype):
-    loaded = load(str(folders["llama"]), dtype)
-    add_adapter(loaded.model, AdapterSettings(num_layers=1, rank=4, keys=("all",)), seed=1)
-    examples = examples_of(loaded, 8)
+    loaded, examples = with_trunk(folders, dtype)
     on_host = plan_step(loaded.model, (), Speed(), loaded.vocabulary, dropout=0.0)
     on_host.store = TrunkStore(1 << 30)
     store_trunk(on_host, examples, range(8))

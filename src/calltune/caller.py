@@ -194,8 +194,7 @@ def groups_of(prompts: Sequence[Sequence[int]], batch_size: int) -> list[tuple[l
     most BATCH_TOKENS beside the prefix that all share. Short ones are one group in their order."""
     if not prompts:
         return []
-    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))
-    shared = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    shared = shared_length(min(map(tuple, prompts)), max(map(tuple, prompts)))
     groups: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         own = max(1, len(prompt) - shared)

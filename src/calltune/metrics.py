@@ -29,14 +29,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise disk_problem(error, path) from error
     rows = []
     for number, line in enumerate(lines[:-1], 1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line) if line.strip() else None
-            if row is not None:
-                int(row["step"])
-                rows.append(row)
+            row = json.loads(line)
+            int(row["step"])
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path}, line {number}: not a line of metrics ({error})",
                              next_step="take the line out; the run itself does not need it") from error  # fmt: skip
+        rows.append(row)
     return rows
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from calltune._version import __version__
 from calltune.checkpoints import FOLDER as CHECKPOINTS
 from calltune.checkpoints import Checkpoint, drop_from, sweep, write_checkpoint
+from calltune.data.phrasing import content_key
 from calltune.data.readers import load_conversations
 from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
@@ -154,8 +155,10 @@ class RunWriter:
     def _check_held_out(self, prepared: Prepared) -> None:
         """Raises InputError where rows that the run holds out for testing would be trained on."""
         path = self.folder / "test.jsonl"
-        held_out = {_said(row) for row in load_conversations(path)} if path.exists() else set()
-        spoiled = held_out & {_said(row) for part in (prepared.parts.train, prepared.parts.valid) for row in part}
+        held_out = {content_key(row) for row in load_conversations(path)} if path.exists() else set()
+        spoiled = held_out & {
+            content_key(row) for part in (prepared.parts.train, prepared.parts.valid) for row in part
+        }
         if spoiled:
             share = f"{len(spoiled)} of the {len(held_out)} rows"
             raise InputError(
@@ -189,11 +192,6 @@ class RunWriter:
 
     def write(self) -> None:
         atomic_write(self.folder / RUN_FILE, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
-
-
-def _said(row: Conversation) -> str:
-    """What makes a row that row, whatever its id."""
-    return json.dumps([message.to_openai() for message in row.messages], ensure_ascii=False, sort_keys=True)
 
 
 def recorded(folder: Path) -> dict[str, Any]:

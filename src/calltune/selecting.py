@@ -86,10 +86,11 @@ def span_tokens(example: Example) -> int:
 
 
 def figures(questions: Sequence[Question], replies: Sequence[Reply]) -> dict[str, Any]:
-    all_ = aggregate([q.verdict(reply) for q, reply in zip(questions, replies, strict=True)])
-    need = [(q, reply) for q, reply in zip(questions, replies, strict=True) if q.expected]
-    named = [(q, reply) for q, reply in need if names(q.expected) == names(reply.calls) and not reply.errors]
-    exact = sum(q.verdict(reply).exact for q, reply in named)
+    verdicts = [q.verdict(reply) for q, reply in zip(questions, replies, strict=True)]
+    all_ = aggregate(verdicts)
+    need = [(q, reply, v) for q, reply, v in zip(questions, replies, verdicts, strict=True) if q.expected]
+    named = [v for q, reply, v in need if names(q.expected) == names(reply.calls) and not reply.errors]
+    exact = sum(verdict.exact for verdict in named)
     return {
         "exact_match": all_["exact_match"], "call_exact_match": all_["call_exact_match"],
         "name_match": len(named) / len(need) if need else None,

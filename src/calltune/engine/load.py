@@ -14,6 +14,7 @@ from mlx.utils import tree_map
 from mlx_lm.utils import dequantize_model, load_config, load_model
 
 from calltune.engine.gguf_model import convert_gguf
+from calltune.engine.probe import own_memory
 from calltune.errors import InputError
 from calltune.platform.builtin import BUILTIN_MODELS, fetch_builtin
 from calltune.platform.machine import memory_bytes
@@ -106,9 +107,7 @@ def device_memory() -> int:
     """Bytes that models and training may take: of the device, or of the machine."""
     if mx.default_device() == mx.cpu:
         return memory_bytes()
-    info = mx.device_info()
-    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or info.get("total_memory")
-               or memory_bytes())  # fmt: skip
+    return int(mx.device_info().get("max_recommended_working_set_size") or own_memory() or memory_bytes())
 
 
 def _parameters(model: nn.Module) -> int:

@@ -157,6 +157,12 @@ def _run_with(parts: Parts, layers: list[Any], ids: mx.array, cache: Any) -> mx.
     return out
 
 
+def logit_difference(plain: mx.array, ours: mx.array) -> float:
+    """The largest difference of two arrays of logits, relative to the largest plain one, in float32."""
+    plain, ours = plain.astype(mx.float32), ours.astype(mx.float32)
+    return float((mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item())
+
+
 def attention_tolerance(logits: mx.array) -> float:
     """How far logits may be from others that another attention kernel took part in, relative to the largest one.
 
@@ -172,11 +178,10 @@ def check_parts(model: nn.Module, parts: Parts, cut: int, vocabulary: int, toler
     The tolerance is relative to the largest logit and wide enough for bfloat16 rounding.
     """
     ids = mx.random.randint(0, vocabulary, (2, 12), key=mx.random.key(0))
-    plain = model(ids).astype(mx.float32)
+    plain = model(ids)
     try:
         hidden = run_top(parts, run_trunk(parts, ids, cut), cut) if cut else run_body(parts, ids)
-        ours = run_head(parts, hidden).astype(mx.float32)
-        worst = (mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item()
+        worst = logit_difference(plain, run_head(parts, hidden))
     except Exception as error:  # an architecture that is built otherwise may fail anywhere
         return f"{type(error).__name__}: {error}"
     return None if worst <= tolerance else f"logits differ by {worst:.2g}"

@@ -31,9 +31,13 @@ def on_gpu() -> bool:
 def mlx_device() -> tuple[Literal["cpu", "gpu"], str, float]:
     """MLX's default device: its kind, its name, and its own memory in GB (0.0: the machine's)."""
     kind: Literal["cpu", "gpu"] = "gpu" if mx.default_device().type == mx.gpu else "cpu"
+    return kind, str(mx.device_info().get("device_name", kind)), round(own_memory() / 1e9, 1)
+
+
+def own_memory() -> int:
+    """Bytes of the device's own memory, which Metal and CUDA name differently; 0 where it has none."""
     info = mx.device_info()
-    size = info.get("memory_size") or info.get("total_memory") or 0
-    return kind, str(info.get("device_name", kind)), round(int(size) / 1e9, 1)
+    return int(info.get("memory_size") or info.get("total_memory") or 0)
 
 
 def measure_matmul(seconds: float = 0.3, shape: tuple[int, int, int] | None = None) -> Speed:

@@ -32,6 +32,7 @@ from calltune.engine.parts import (
     attention_tolerance,
     check_parts,
     find_parts,
+    logit_difference,
     run_body,
     run_head,
     run_top,
@@ -40,7 +41,7 @@ from calltune.engine.parts import (
 from calltune.engine.prefix import Attached, Recorder, Standing, supports_sharing
 from calltune.engine.tree import extend, tree_losses, tree_states
 from calltune.engine.trunk import Piece as RanPiece
-from calltune.engine.trunk import TrunkStore, auto_memory, device_memory
+from calltune.engine.trunk import TrunkStore, auto_device_memory, auto_memory
 from calltune.render import Example
 
 SLICE_TOKENS = 4096  # cells of rows that run together
@@ -123,7 +124,7 @@ def plan_step(
     parts = find_parts(model) if speed.selecting_head else None
     plan = Plan(model, parts, 0, (), True, speed)
     memory = auto_memory() if speed.trunk_bytes is None else speed.trunk_bytes
-    plan.store = TrunkStore(memory, speed.trunk_disk_bytes, min(memory, device_memory()))
+    plan.store = TrunkStore(memory, speed.trunk_disk_bytes, min(memory, auto_device_memory()))
     trained = [name for name, _ in tree_flatten(model.trainable_parameters())]
     plan.head_frozen = all(".layers." in f".{name}" for name in trained)
     if parts is None:
@@ -175,16 +176,14 @@ def check_prefix(plan: Plan, vocabulary: int) -> str | None:
     ids = mx.random.randint(0, vocabulary, (2, 14), key=mx.random.key(1))
     ids = mx.concatenate([mx.broadcast_to(ids[:1, :8], (2, 8)), ids[:, 8:]], axis=1)
     plain = model(ids)[:, 8:]
-    tolerance, plain = attention_tolerance(plain), plain.astype(mx.float32)
     try:
         split = _splits(plan)
         caches = extend(parts, ids[:1, :5], 0, None, split=split)
         caches = extend(parts, ids[:1, 5:8], 0, caches, split=split)  # as the turns of a conversation do
-        ours = run_head(parts, run_body(parts, ids[:, 8:], caches)).astype(mx.float32)
-        worst = (mx.abs(plain - ours).max() / mx.maximum(mx.abs(plain).max(), 1e-6)).item()
+        worst = logit_difference(plain, run_head(parts, run_body(parts, ids[:, 8:], caches)))
     except Exception as error:  # an architecture that is built otherwise may fail anywhere
         return f"{type(error).__name__}: {error}"
-    return None if worst <= tolerance else f"logits differ by {worst:.2g}"
+    return None if worst <= attention_tolerance(plain) else f"logits differ by {worst:.2g}"
 
 
 def batch_losses(plan: Plan, batch: Batch, part: str = "train") -> mx.array:

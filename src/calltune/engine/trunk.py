@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from calltune.engine.probe import own_memory
 from calltune.platform.machine import memory_bytes
 from calltune.render import Example
 
@@ -229,12 +230,11 @@ def auto_memory() -> int:
     return memory_bytes() // AUTO_SHARE
 
 
-def device_memory() -> int:
+def auto_device_memory() -> int:
     """Bytes of a GPU's own memory for states; 0 on a CPU and where it shares the host's memory."""
     if mx.default_device() == mx.cpu or mx.metal.is_available():
         return 0
-    info = mx.device_info()
-    return int(info.get("memory_size") or info.get("total_memory") or 0) // DEVICE_SHARE
+    return own_memory() // DEVICE_SHARE
 
 
 def trunk_note(
