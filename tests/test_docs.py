@@ -30,7 +30,8 @@ OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume",
                "html", "once", "every", "allow-missing", "level", "constrained",
                "tool-choice", "one-call", "keep-prefix", "thinking-open",
                # of `bench train`
-               "against", "shape", "stock-blas", "built-in-tools", "peer-updates", "warm-up", "backend",
+               "against", "attention", "shape", "tokenizer", "valid-rows", "stock-blas",
+               "built-in-tools", "peer-updates", "warm-up", "backend",
                "fit", "memory",
                # of bench/bound_speed.py
                "each", "piece", "calls", "free"}  # fmt: skip
