@@ -31,7 +31,7 @@ def test_every_made_call_runs() -> None:
     functions = functions_from(list(FUNCTIONS))
     for row in builtin_data(seed=1, sizes=(150, 0, 60)).train:
         for call in row.messages[1].calls:
-            assert "error" not in json.loads(execute(call, functions)), call
+            assert "error" not in json.loads(execute(call, functions).content), call
 
 
 def test_results_are_right_and_the_same_every_time() -> None:
@@ -51,7 +51,7 @@ def test_wrong_values_are_told_as_errors() -> None:
         ("set_timer", {"minutes": 0}, "at least one"),
         ("add_to_list", {"items": [], "list_name": "todo"}, "nothing to add"),
     ):
-        assert words in json.loads(execute(ToolCall(name, arguments), functions))["error"]
+        assert words in json.loads(execute(ToolCall(name, arguments), functions).content)["error"]
 
 
 def test_all_currencies_of_the_requests_have_a_rate() -> None:

@@ -108,8 +108,8 @@ def test_my_tools_need_nothing_more():
     calls = [call for row in made.train for m in row.messages for call in m.calls]
     assert {call.name for call in calls} == {tool.name for tool in made.tools}
     for call in calls:
-        assert "error" not in json.loads(execute(call, functions))
-    assert "error" in json.loads(execute(ToolCall("order_status", {"order_id": "x"}), functions))
+        assert "error" not in json.loads(execute(call, functions).content)
+    assert "error" in json.loads(execute(ToolCall("order_status", {"order_id": "x"}), functions).content)
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_a_pydantic_model_is_a_schema_without_references():
     def use(value: Outer) -> str:
         return value.inner.name
 
-    assert execute(ToolCall("use", {"value": {"inner": {"name": "x"}}}), functions_from(use)) == '"x"'
+    assert execute(ToolCall("use", {"value": {"inner": {"name": "x"}}}), functions_from(use)).content == '"x"'
 
 
 def test_defaults_are_recorded_and_not_required():

@@ -44,7 +44,7 @@ def tool_file(tmp_path):
 def test_a_python_file_gives_the_public_functions_that_it_defines_in_order(tool_file):
     functions = functions_from(str(tool_file(FILE)))
     assert [function.name for function in functions] == ["second", "first"]
-    assert execute(ToolCall("second", {"place": {"name": "you"}}), functions) == '"hello you"'
+    assert execute(ToolCall("second", {"place": {"name": "you"}}), functions).content == '"hello you"'
 
 
 def test_all_and_marks_choose(tool_file):
@@ -98,7 +98,7 @@ def test_tool_lists(tmp_path):
     assert tools_from(functions_from(path)[0]) == tools_from(one)
     (function,) = functions_from(one)
     assert isinstance(function, Function)
-    assert "no code" in execute(ToolCall("f", {}), [function])
+    assert "no code" in execute(ToolCall("f", {}), [function]).content
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def _offer(row: Conversation, rng: random.Random) -> list[Tool]:
 
 
 def _result(call: ToolCall) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(execute(call, functions_from(list(FUNCTIONS))))
+    result: dict[str, Any] = json.loads(execute(call, functions_from(list(FUNCTIONS))).content)
     return result
 
 

@@ -107,10 +107,7 @@ def ask(call: ToolCall, *, default: bool = True) -> bool:
 
 def results_of(calls: Sequence[ToolCall], functions: Sequence[Function]) -> list[Message]:
     """The calls, run, as tool messages; an error of a function is its result, for the model to read."""
-    return [
-        Message("tool", execute(call, functions), name=call.name, call_id=call.id or f"call_{i}")
-        for i, call in enumerate(calls)
-    ]
+    return [execute(call, functions).message(call, i) for i, call in enumerate(calls)]
 
 
 def readable(reply: Reply) -> list[ToolCall]:

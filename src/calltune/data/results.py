@@ -84,9 +84,10 @@ def _longer(
 def result_of(call: ToolCall, function: Function, part: Part, rng: random.Random) -> str | None:
     """The result as JSON text: executed where the function is pure, else made up; None where it cannot be."""
     if function.pure and function.call is not None:
-        text = execute(call, [function])
-        value = json.loads(text)
-        return None if isinstance(value, dict) and set(value) == {"error"} else text
+        outcome = execute(call, [function])
+        value = json.loads(outcome.content)
+        told = isinstance(value, dict) and set(value) == {"error"}  # the function's own word for it
+        return None if outcome.error or told else outcome.content
     schema = result_schema(function)
     if schema is None:
         return None

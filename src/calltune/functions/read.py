@@ -32,12 +32,14 @@ class Function:
     """A tool with the code behind it. `call` is None where only the schema is known (a JSON tool list).
 
     `pure`: the author says that calling it changes nothing outside and costs nothing, so that it may be
-    executed to make training data.
+    executed to make training data, and by an agent without asking. `untyped`: the arguments go in as the JSON values
+    that they are; the schema alone says what they may be, not type hints.
     """
 
     tool: Tool
     call: Callable[..., Any] | None = None
     pure: bool = False
+    untyped: bool = False
 
     @property
     def name(self) -> str:
