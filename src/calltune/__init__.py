@@ -26,6 +26,7 @@ from calltune._version import __version__
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "8")
 
 if TYPE_CHECKING:
+    from calltune.agent import Agent
     from calltune.api import train
     from calltune.caller import Caller, load
     from calltune.data.readers import load_conversations as read
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from calltune.settings import TrainSettings
 
 __all__ = [
+    "Agent",
     "Caller",
     "Conversation",
     "InputError",
@@ -59,6 +61,7 @@ __all__ = [
 
 # public name -> module that has it, and its name there
 _HOMES = {
+    "Agent": ("agent", "Agent"),
     "Caller": ("caller", "Caller"),
     "Conversation": ("schema", "Conversation"),
     "InputError": ("errors", "InputError"),

@@ -55,6 +55,11 @@ def call_text(call: ToolCall) -> str:
     return f"{call.name}({arguments})"
 
 
+def printable(text: str) -> str:
+    """Model text for a terminal: no control characters, which could move the cursor or set colours."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 def calls_text(calls: Sequence[ToolCall]) -> str:
     return " + ".join(call_text(call) for call in calls) or "no call"
 
@@ -112,12 +117,7 @@ def _case_lines(case: Case, width: int) -> list[str]:
     rows.append(("after", answer_text(case.after.reply)))
     if not case.after.verdict.exact:
         rows.append(("wrong", case.after.verdict.reason))
-    return [f"  {name:<8} {shorten(_printable(text), width - 11)}" for name, text in rows]
-
-
-def _printable(text: str) -> str:
-    """Model text for a terminal: no control characters, which could move the cursor or set colours."""
-    return "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text)
+    return [f"  {name:<8} {shorten(printable(text), width - 11)}" for name, text in rows]
 
 
 def report_markdown(report: Report) -> str:

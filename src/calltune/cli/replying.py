@@ -1,24 +1,23 @@
-"""What `call` and `chat` share: flags of generation, the tools on offer, running calls, replies as text."""
+"""What `call`, `chat` and `agent` share: flags of generation, running calls, replies as text."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calltune.consent import ask
 from calltune.errors import InputError
-from calltune.functions import Function, execute, functions_from
-from calltune.report_text import call_text
+from calltune.functions import Function, execute
+from calltune.offered import check_executable, offered
+from calltune.report_text import call_text, printable
 from calltune.schema import Message, Reply, Tool, ToolCall, validate_call
 
 if TYPE_CHECKING:
     from calltune.engine.decode import Sampling
     from calltune.grammar import Rules
-    from calltune.runs import Run
 
-BUILTIN = "builtin:assistant"
+__all__ = ["ask", "check_executable", "offered", "printable"]
 
 ROUNDS = 5  # of calls and results for one request
 
@@ -67,44 +66,6 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
     return Sampling(args.temperature, args.top_p, seed=args.seed)
 
 
-def offered(source: str | None, run: Run | None) -> list[Function]:
-    """The tools to offer: those of `source`, else the run's own (the built-in ones with their code)."""
-    if source is None and run is not None and run.record["settings"].get("data") == BUILTIN:
-        source = BUILTIN
-    if source == BUILTIN:
-        from calltune.builtin.assistant import FUNCTIONS
-
-        return functions_from(list(FUNCTIONS))
-    if source is not None:
-        return functions_from(source)
-    tools = run.tools() if run else ()
-    if not tools:
-        raise InputError("no tools to offer: " + ("the rows of the run had different tools" if run else
-                         "a base model has none of its own"), next_step="add --tools FILE")  # fmt: skip
-    return [Function(tool) for tool in tools]
-
-
-def check_executable(functions: Sequence[Function], run: Run | None) -> None:
-    """Raises InputError where calls could not be run, before a model is loaded for them."""
-    if any(function.call is not None for function in functions):
-        return
-    trained = run.record["settings"].get("tools") if run else None
-    hint = f" (the run was trained on {trained})" if trained and Path(str(trained)).suffix == ".py" else ""
-    raise InputError("only the schemas of these tools are known, not their code",
-                     next_step=f"name the Python file with --tools FILE.py{hint}")  # fmt: skip
-
-
-def ask(call: ToolCall, *, default: bool = True) -> bool:
-    """Whether the person at the terminal lets this call run."""
-    choice = "[Y/n]" if default else "[y/N]"
-    print(f"run {printable(call_text(call))}? {choice} ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
-    if not answer:  # the input has ended: nobody said yes
-        print(file=sys.stderr)
-        return False
-    return answer.strip().lower() in (("", "y", "yes") if default else ("y", "yes"))
-
-
 def results_of(calls: Sequence[ToolCall], functions: Sequence[Function]) -> list[Message]:
     """The calls, run, as tool messages; an error of a function is its result, for the model to read."""
     return [execute(call, functions).message(call, i) for i, call in enumerate(calls)]
@@ -136,11 +97,6 @@ def reply_lines(reply: Reply, *, dim: bool = False) -> list[str]:
     if reply.content.strip():
         lines.append(printable(reply.content.strip()))
     return lines
-
-
-def printable(text: str) -> str:
-    """Model text for a terminal: no control characters, which could move the cursor or set colours."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def in_colour(stream: Any) -> bool:
