@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from calltune.errors import InputError
     from calltune.evaluate import evaluate
     from calltune.functions import tool, tools_from
+    from calltune.functions.mcp_tools import McpServer
     from calltune.runs import Run
     from calltune.schema import Conversation, Message, Reply, Tool, ToolCall
     from calltune.settings import TrainSettings
@@ -43,6 +44,7 @@ __all__ = [
     "Caller",
     "Conversation",
     "InputError",
+    "McpServer",
     "Message",
     "Reply",
     "Run",
@@ -65,6 +67,7 @@ _HOMES = {
     "Caller": ("caller", "Caller"),
     "Conversation": ("schema", "Conversation"),
     "InputError": ("errors", "InputError"),
+    "McpServer": ("functions.mcp_tools", "McpServer"),
     "Message": ("schema", "Message"),
     "Reply": ("schema", "Reply"),
     "Run": ("runs", "Run"),

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from calltune.errors import CalltuneError
 from calltune.functions.hints import coerce, to_json
 from calltune.functions.read import Function, type_hints
 from calltune.schema import Message, ToolCall, validate_call
@@ -272,6 +273,8 @@ def _words(error: BaseException) -> str:
         text = str(error)
     except Exception:  # of an exception whose own words fail
         text = ""
+    if isinstance(error, CalltuneError):
+        return text  # words of ours, made to be read
     name = type(error).__name__
     return f"{name}: {text}" if text else name
 
