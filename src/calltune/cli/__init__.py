@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "two evaluations case by case: is the second worse beyond noise?",
     "call": "one reply to one request",
     "chat": "talk with a model or run in the terminal",
+    "agent": "work on a request: calls of your functions or an MCP server's, until there is an answer",
     "preview": "show what is trained in a row of data",
     "check": "find what is wrong with data, and repair what can be repaired without loss",
     "prepare": "make data that trains of several sources: check, repair, split, change, record",

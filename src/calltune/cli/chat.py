@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,12 @@ from calltune.cli.replying import (
     printable,
     readable,
     reply_errors,
+    requests_in,
     results_of,
     rules_of,
     sampling_of,
 )
-from calltune.cli.stream import Shown, Splitter
+from calltune.cli.stream import stream_reply
 from calltune.functions import Function
 from calltune.report_text import call_text
 from calltune.schema import Message, Reply, ToolCall
@@ -59,27 +60,12 @@ def run(args: argparse.Namespace) -> int:
     if session.interactive:
         names = ", ".join(function.name for function in functions)
         print(f"tools: {names}\n/new starts anew, /quit ends", file=sys.stderr)
-    for line in _lines(session.interactive):
-        text = line.strip()
-        if text in ("/quit", "/exit"):
-            break
-        if text == "/new":
+    for text in requests_in(session.interactive):
+        if text is None:
             session.messages = []
-        elif text.startswith("/"):
-            print(f"there is no {text}; /new starts anew, /quit ends", file=sys.stderr)
-        elif text:
+        else:
             session.answer(text)
     return 0
-
-
-def _lines(interactive: bool) -> Iterator[str]:
-    while True:
-        if interactive:
-            print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        yield line
 
 
 @dataclass
@@ -114,14 +100,8 @@ class Session:
 
     def stream(self, messages: Sequence[Message]) -> Reply:
         tools = tuple(function.tool for function in self.functions)
-        splitter, made = Splitter(), list[Any]()
-        for piece in self.caller.stream(messages, tools, max_tokens=self.max_tokens, sampling=self.sampling,
-                                        rules=self.rules, on_done=made.append):  # fmt: skip
-            self.show(splitter.feed(piece))
-        self.show(splitter.close())
-        if splitter.column:
-            print()
-        reply: Reply = self.caller.parse(made[0], False, tools, self.caller.grammar(tools, self.rules))
+        reply = stream_reply(self.caller, messages, tools, sys.stdout, colour=self.colour,
+                             max_tokens=self.max_tokens, sampling=self.sampling, rules=self.rules)  # fmt: skip
         for call in readable(reply):
             print(f"call: {printable(call_text(call))}", flush=True)
         for error in reply_errors(reply, tools):
@@ -129,11 +109,6 @@ class Session:
         for note in reply.notes:
             print(f"note: {printable(note)}", file=sys.stderr)
         return reply
-
-    def show(self, parts: Sequence[Shown]) -> None:
-        for part in parts:
-            dim = self.colour and part.kind == "plan"
-            print(f"\x1b[2m{printable(part.text)}\x1b[0m" if dim else printable(part.text), end="", flush=True)
 
     def allowed(self, call: ToolCall) -> bool:
         function = next((f for f in self.functions if f.name == call.name), None)

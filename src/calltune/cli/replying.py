@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from calltune.consent import ask
@@ -22,17 +23,22 @@ __all__ = ["ask", "check_executable", "offered", "printable"]
 ROUNDS = 5  # of calls and results for one request
 
 
-def add_generation_flags(parser: argparse.ArgumentParser) -> None:
+def add_generation_flags(parser: argparse.ArgumentParser, *, constrained: bool = False) -> None:
+    """`constrained`: whether replies are bound to the tools where nobody says otherwise."""
     parser.add_argument("--tools", metavar="F", help="a Python file or OpenAI tools JSON (default: the run's own)")
     parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="longest reply (default: 512)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: the likeliest (default)")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample from this share (default: 1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default: 0)")
-    parser.add_argument("--constrained", action="store_true",
-                        help="only calls that fit the offered tools and their schemas can come")  # fmt: skip
-    parser.add_argument("--tool-choice", metavar="C",
-                        help="auto, none, required, or a tool's name (means --constrained)")  # fmt: skip
-    parser.add_argument("--one-call", action="store_true", help="at most one call (means --constrained)")
+    if constrained:
+        parser.add_argument("--no-constrained", dest="constrained", action="store_false",
+                            help="do not bind the reply to calls that fit the offered tools")  # fmt: skip
+    else:
+        parser.add_argument("--constrained", action="store_true",
+                            help="only calls that fit the offered tools and their schemas can come")  # fmt: skip
+    means = "" if constrained else " (means --constrained)"
+    parser.add_argument("--tool-choice", metavar="C", help=f"auto, none, required, or a tool's name{means}")
+    parser.add_argument("--one-call", action="store_true", help=f"at most one call{means}")
     parser.add_argument("--keep-prefix", action="store_true",
                         help="keep the work on the tools on disk, for the next command")  # fmt: skip
 
@@ -64,6 +70,23 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
     from calltune.engine.decode import Sampling
 
     return Sampling(args.temperature, args.top_p, seed=args.seed)
+
+
+def requests_in(interactive: bool) -> Iterator[str | None]:
+    """The requests that come in line by line; None where the conversation is to begin anew."""
+    while True:
+        if interactive:
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        text = line.strip()
+        if not line or text in ("/quit", "/exit"):
+            return
+        if text == "/new":
+            yield None
+        elif text.startswith("/"):
+            print(f"there is no {text}; /new starts anew, /quit ends", file=sys.stderr)
+        elif text:
+            yield text
 
 
 def results_of(calls: Sequence[ToolCall], functions: Sequence[Function]) -> list[Message]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TextIO
+
+from calltune.report_text import printable
+from calltune.schema import Message, Reply, Tool
 
 PLAN = ("<think>", "</think>")
 CALL = ("<tool_call>", "</tool_call>")
@@ -61,3 +65,25 @@ class Splitter:
         if text:
             parts.append(Shown(self.state, text))
             self.column = len(text) - text.rfind("\n") - 1
+
+
+def stream_reply(
+    caller: Any, messages: Sequence[Message], tools: tuple[Tool, ...], out: TextIO, *, colour: bool = False,
+    max_tokens: int, sampling: Any, rules: Any,
+) -> Reply:  # fmt: skip
+    """Generates a reply and shows its plan and words on `out` as they come."""
+    splitter, made = Splitter(), list[Any]()
+
+    def show(parts: Sequence[Shown]) -> None:
+        for part in parts:
+            text = printable(part.text)
+            print(f"\x1b[2m{text}\x1b[0m" if colour and part.kind == "plan" else text, end="", file=out, flush=True)
+
+    for piece in caller.stream(messages, tools, max_tokens=max_tokens, sampling=sampling, rules=rules,
+                               on_done=made.append):  # fmt: skip
+        show(splitter.feed(piece))
+    show(splitter.close())
+    if splitter.column:
+        print(file=out)
+    reply: Reply = caller.parse(made[0], False, tools, caller.grammar(tools, rules))
+    return reply

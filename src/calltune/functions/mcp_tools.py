@@ -137,8 +137,9 @@ class McpServer:
         names = [item.name for item in found]
         if not functions:
             self.close()
-            raise InputError(f"the MCP server {self.target} has no tools", problems=[
-                Problem("bad_tool", note) for note in notes], next_step="name a server that offers tools")  # fmt: skip
+            problems = [Problem("bad_tool", note) for note in notes]
+            raise InputError(f"the MCP server {self.target} has no tools", problems=problems,
+                             next_step="name a server that offers tools")  # fmt: skip
         if unknown := sorted(set(pure) - set(names)):
             self.close()
             problem = Problem("unknown_function", ", ".join(unknown), f"one of: {', '.join(names)}")
