@@ -11,12 +11,13 @@ import datetime
 import decimal
 import enum
 import inspect
+import json
 import pathlib
 import sys
 import types
 import typing
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union
 
 from jsonschema import Draft202012Validator
@@ -61,14 +62,15 @@ def schema_of(hint: Any, seen: tuple[Any, ...] = ()) -> Schema:
     accepts is valid.
     """
     hint = unwrap(hint)
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:  # first: a note need not be hashable
+        note = next((m for m in map(_note, parts[1:]) if m), None)
+        schema = schema_of(parts[0], seen)
+        return schema | constraints_of(parts[1:], schema.get("type")) | ({"description": note} if note else {})
     if isinstance(hint, typing.Hashable) and hint in PLAIN:
         return dict(PLAIN[hint])
     if hint in seen:
         raise UnsupportedHint(f"{_name(hint)} contains itself")
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        note = next((m for m in map(_note, parts[1:]) if m), None)
-        return schema_of(parts[0], seen) | ({"description": note} if note else {})
     if origin is Literal:
         return _enum_schema([v.value if isinstance(v, enum.Enum) else v for v in parts])
     if origin in (Union, types.UnionType):
@@ -78,8 +80,7 @@ def schema_of(hint: Any, seen: tuple[Any, ...] = ()) -> Schema:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return _enum_schema([_enum_value(member) for member in hint])
     if is_pydantic(hint):
-        schema = hint.model_json_schema()
-        return dict(_inline(schema, schema.get("$defs", {}), ()))
+        return _pydantic_schema(hint)
     if is_record(hint):
         return _record_schema(hint, (*seen, hint))
     raise UnsupportedHint(f"{_name(hint)} has no JSON Schema")
@@ -93,9 +94,18 @@ def unwrap(hint: Any) -> Any:
 
 
 def is_pydantic(hint: Any) -> bool:
-    """Whether it is a pydantic model; pydantic is never imported for the question."""
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and isinstance(hint, type) and issubclass(hint, pydantic.BaseModel)
+    """Whether it is a pydantic model, dataclass or type of its own; pydantic is never imported for the question."""
+    marks = ("__get_pydantic_core_schema__", "__pydantic_core_schema__")
+    return "pydantic" in sys.modules and isinstance(hint, type) and any(hasattr(hint, mark) for mark in marks)
+
+
+def _pydantic_schema(hint: Any) -> Schema:
+    """The schema of what comes in: required are the fields without default. Raises UnsupportedHint."""
+    try:
+        schema = sys.modules["pydantic"].TypeAdapter(hint).json_schema()
+    except Exception as error:  # of pydantic, or of a package that a type needs
+        raise UnsupportedHint(f"{_name(hint)} has no JSON Schema: {error}") from None
+    return dict(_inline(schema, schema.get("$defs", {}), ()))
 
 
 def is_record(hint: Any) -> bool:
@@ -202,6 +212,27 @@ def _note(item: Any) -> str | None:
     return words if isinstance(words, str) else None
 
 
+BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum",
+          "multiple_of": "multipleOf", "pattern": "pattern"}  # fmt: skip
+SIZES = {"string": "Length", "array": "Items", "object": "Properties"}
+
+
+def constraints_of(notes: Sequence[Any], kind: Any) -> Schema:
+    """The bounds in `Annotated[...]`, as annotated_types and pydantic's Field have them, in JSON Schema's words.
+    `kind`: the schema's type; where it has none (a union) a size is said for every kind of value that has one."""
+    found: Schema = {}
+    for note in [inner for item in notes for inner in (item, *(getattr(item, "metadata", None) or ()))]:
+        for name, word in BOUNDS.items():
+            value = getattr(note, name, None)
+            if isinstance(value, (int, float, str)) and not isinstance(note, (str, type)):
+                found[word] = value
+        for end in ("min", "max"):
+            size = getattr(note, f"{end}_length", None)
+            if isinstance(size, int) and not isinstance(note, type):
+                found |= {f"{end}{word}": size for name, word in SIZES.items() if kind in (name, None)}
+    return found
+
+
 def _name(hint: Any) -> str:
     return getattr(hint, "__qualname__", None) or str(hint)
 
@@ -233,7 +264,7 @@ def coerce(value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return next(member for member in hint if _enum_value(member) == value)
     if is_pydantic(hint):
-        return hint.model_validate(value)
+        return sys.modules["pydantic"].TypeAdapter(hint).validate_json(json.dumps(value))  # strict models too
     if is_record(hint):
         hints = {name: pair[0] for name, pair in record_fields(hint).items()}
         return hint(**{name: coerce(item, hints[name]) for name, item in value.items()})
@@ -276,7 +307,7 @@ def to_json(value: Any, *, strict: bool = False) -> Any:
         return value.isoformat()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name), strict=strict) for f in dataclasses.fields(value)}
-    if is_pydantic(type(value)):
+    if hasattr(value, "model_dump") and is_pydantic(type(value)):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
         return {str(key): to_json(item, strict=strict) for key, item in value.items()}

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import re
 import sys
 import traceback
 import typing
@@ -24,6 +25,7 @@ from calltune.functions.hints import UnsupportedHint, default_of, schema_of
 from calltune.schema import Tool, shorten
 
 MARK = "__calltune_tool__"
+CHOICES = re.compile(r"\(choices:\s*(.*?)\)\s*$")  # in a docstring, as transformers reads it
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -117,10 +119,24 @@ def _parameter_schema(
         raise UnsupportedHint(f"**{parameter.name} cannot be described to a model")
     if parameter.name not in hints:
         raise UnsupportedHint("no type hint")
+    if type(parameter.default).__module__.startswith("pydantic."):  # it would be given to the function as it is
+        raise UnsupportedHint("Field(...) as a default; write Annotated[TYPE, Field(...)] = VALUE")
     schema = schema_of(hints[parameter.name])
     note = notes.get(parameter.name) or schema.pop("description", None)
+    if note and (choices := CHOICES.search(note)) and (values := _choices(choices[1])):
+        note = note[: choices.start()].rstrip()
+        schema["enum"] = values
     schema |= {"description": note} if note else {}
     return schema if parameter.default is parameter.empty else schema | default_of(parameter.default)
+
+
+def _choices(text: str) -> list[Any]:
+    """The values of a list in JSON; none where it is no such list."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return []
+    return values if isinstance(values, list) else []
 
 
 def functions_from(source: Any) -> list[Function]:
