@@ -29,6 +29,8 @@ OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume",
                "json", "format", "index", "dry-run", "quiet", "strict", "benchmark", "verdicts", "names",
                "html", "once", "every", "allow-missing", "level", "constrained",
                "tool-choice", "one-call", "keep-prefix", "thinking-open",
+               # of `agent`
+               "mcp", "trace", "max-steps", "timeout", "max-output", "constrained",
                # of `bench train`
                "against", "attention", "shape", "tokenizer", "valid-rows", "stock-blas",
                "built-in-tools", "peer-updates", "warm-up", "backend",
@@ -157,7 +159,7 @@ def test_the_templates_to_start_from_pass_the_probes(tmp_path):
 def test_each_dependency_has_its_reason_in_the_readme():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["cpu"], *extras["hub"]]
+    wanted = [*project["dependencies"], *extras["cpu"], *extras["hub"], *extras["mcp"]]
     names = {re.match(r"[\w-]+", item)[0] for item in wanted}
     text = (ROOT / "README.md").read_text("utf-8")
     table = text.partition("## What it depends on")[2].partition("\n## ")[0]

@@ -17,10 +17,12 @@ import sys
 import types
 import typing
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Union
 
 from jsonschema import Draft202012Validator
+
+from calltune.functions.bounds import constraints_of
 
 Schema = dict[str, Any]
 
@@ -210,27 +212,6 @@ def _note(item: Any) -> str | None:
         return item
     words = getattr(item, "description", None) or getattr(item, "documentation", None)
     return words if isinstance(words, str) else None
-
-
-BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum",
-          "multiple_of": "multipleOf", "pattern": "pattern"}  # fmt: skip
-SIZES = {"string": "Length", "array": "Items", "object": "Properties"}
-
-
-def constraints_of(notes: Sequence[Any], kind: Any) -> Schema:
-    """The bounds in `Annotated[...]`, as annotated_types and pydantic's Field have them, in JSON Schema's words.
-    `kind`: the schema's type; where it has none (a union) a size is said for every kind of value that has one."""
-    found: Schema = {}
-    for note in [inner for item in notes for inner in (item, *(getattr(item, "metadata", None) or ()))]:
-        for name, word in BOUNDS.items():
-            value = getattr(note, name, None)
-            if isinstance(value, (int, float, str)) and not isinstance(note, (str, type)):
-                found[word] = value
-        for end in ("min", "max"):
-            size = getattr(note, f"{end}_length", None)
-            if isinstance(size, int) and not isinstance(note, type):
-                found |= {f"{end}{word}": size for name, word in SIZES.items() if kind in (name, None)}
-    return found
 
 
 def _name(hint: Any) -> str:
