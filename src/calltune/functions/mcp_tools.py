@@ -55,7 +55,7 @@ class McpServer:
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
-        self._failure: BaseException | None = None
+        self._closing = False
         ready: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._work, args=(ready,), name=f"mcp {target}", daemon=True)
         self._thread.start()
@@ -79,6 +79,7 @@ class McpServer:
 
     def close(self) -> None:
         """Ends the connection, and a server that was started for it. Calls after that fail in plain words."""
+        self._closing = True
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(CLOSE)
@@ -90,7 +91,6 @@ class McpServer:
         try:
             asyncio.run(self._serve(ready))
         except BaseException as error:
-            self._failure = error
             if not ready.done():
                 ready.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
@@ -98,6 +98,8 @@ class McpServer:
         from mcp import Client
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        if self._closing:  # before it began
+            return
         opening = asyncio.create_task(self._open(Client, ready))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
