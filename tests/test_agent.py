@@ -157,7 +157,9 @@ def test_a_call_that_was_cut_says_so():
 
 def test_an_answer_that_was_cut_says_so():
     result = run_both((Reply(content="It is", raw="It is", truncated=True),), max_tokens=2)
-    assert (result.answer, result.ended, result.reason) == ("It is", "answer", "cut at the limit of 2 tokens")
+    assert (result.answer, result.ended, len(result.steps)) == ("It is", "cut", 1)
+    assert result.reason == "the answer was cut at the limit of 2 tokens"
+    assert result.conversation.meta["agent"]["unreadable_replies"] == 0
 
 
 @pytest.mark.parametrize(

@@ -204,8 +204,10 @@ class Agent:
     def _answered(self, reply: Reply, messages: tuple[Message, ...], steps: list[Step]) -> Result:
         if not reply.content.strip():
             return result_of("empty", "the model neither called a function nor answered", messages, self.tools, steps)
-        cut = f"cut at the limit of {self.max_tokens} tokens" if reply.truncated else ""
-        return result_of("answer", cut, messages, self.tools, steps)
+        if reply.truncated:
+            why = f"the answer was cut at the limit of {self.max_tokens} tokens"
+            return result_of("cut", why, messages, self.tools, steps)
+        return result_of("answer", "", messages, self.tools, steps)
 
 
 def unreadable(reply: Reply, max_tokens: int) -> str:

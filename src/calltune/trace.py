@@ -12,7 +12,7 @@ from calltune.errors import InputError
 from calltune.functions import Outcome
 from calltune.schema import Conversation, Message, Reply, Tool, ToolCall
 
-Ended = Literal["answer", "max_steps", "repeated", "empty"]
+Ended = Literal["answer", "cut", "max_steps", "repeated", "empty"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """`answer` is the model's text; "" where it did not come to one, and `reason` says why in plain words.
+    """`answer` is the model's text; "" where it did not come to one. `reason` says in plain words what went wrong.
 
-    `ended`: "answer"; "max_steps"; "repeated" (the same call or reply failed again, or went round in a circle);
+    `ended`: "answer"; "cut" (an answer that the limit of tokens cut off); "max_steps"; "repeated" (the same call or reply failed again, or went round in a circle);
     "empty" (a reply with nothing in it). `conversation` holds every message, from the first on, and the tools.
     """
 
@@ -64,9 +64,9 @@ class Result:
 def result_of(
     ended: Ended, reason: str, messages: Sequence[Message], tools: Sequence[Tool], steps: Sequence[Step]
 ) -> Result:
-    answer = messages[-1].content.strip() if ended == "answer" else ""
+    answer = messages[-1].content.strip() if ended in ("answer", "cut") else ""
     failed = sum(outcome.error for step in steps for outcome in step.outcomes)
-    unread = sum(not step.outcomes for step in steps) - (ended in ("answer", "empty"))
+    unread = sum(not step.outcomes for step in steps) - (ended in ("answer", "cut", "empty"))
     about = {"ended": ended, "replies": len(steps), "failed_calls": failed, "unreadable_replies": unread}
     conversation = Conversation(tuple(messages), tuple(tools), meta={"agent": about})
     return Result(answer, ended, reason, conversation, tuple(steps))

@@ -45,7 +45,7 @@ Without a request: a conversation in the terminal (/new starts anew, /quit ends)
 --json prints one document with the answer, how it ended and all messages; from a pipe one a line.
 --trace adds each conversation as a row that `calltune check` and `calltune prepare` read.
 
-exit codes: 0 an answer; 3 no answer (too many steps, the same failure again); 2 wrong use, also when a call was not
+exit codes: 0 an answer; 3 no whole answer (too many steps, the same failure again, cut); 2 wrong use, also when a call was not
 run because nobody could be asked. Of several requests the highest."""
 
 
@@ -160,8 +160,7 @@ class Session:
             print(json.dumps(_document(result), ensure_ascii=False, indent=2 if self.args.text else None),
                   file=self.stdout, flush=True)  # fmt: skip
         if result.reason:
-            words = "error: the answer was" if result.ended == "answer" else "no answer:"
-            print(f"{words} {printable(result.reason)}", file=sys.stderr)
+            print(f"no answer: {printable(result.reason)}", file=sys.stderr)
         if self.unasked:
             names = ", ".join(dict.fromkeys(self.unasked))
             print(f"note: not run, as there is no terminal to ask in: {names} (--yes runs them without asking)",
