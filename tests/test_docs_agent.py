@@ -66,6 +66,17 @@ def test_the_pages_commands_have_their_flags():
         assert extra == []
 
 
+def test_the_pages_mixture_makes_rows_that_go_on(tmp_path):
+    (mixture,) = blocks("yaml")
+    for old, new in [("my_tools.py", str(EXAMPLE)), ("1600", "60"), ("out: prepared", f"out: {tmp_path / 'made'}")]:
+        assert old in mixture
+        mixture = mixture.replace(old, new)
+    (tmp_path / "mix.yaml").write_text(mixture)
+    assert main(["prepare", str(tmp_path / "mix.yaml")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "made" / "train.jsonl").open()]
+    assert 0 < sum(row["messages"][-2]["role"] == "tool" for row in rows) < len(rows)
+
+
 def test_the_defaults_of_the_page_are_those_of_the_code():
     from calltune.agent import MAX_STEPS, MAX_TOKENS
     from calltune.functions import MAX_OUTPUT, TIMEOUT

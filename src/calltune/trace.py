@@ -27,8 +27,9 @@ class Step:
 class Result:
     """`answer` is the model's text; "" where it did not come to one. `reason` says in plain words what went wrong.
 
-    `ended`: "answer"; "cut" (an answer that the limit of tokens cut off); "max_steps"; "repeated" (the same call or reply failed again, or went round in a circle);
-    "empty" (a reply with nothing in it). `conversation` holds every message, from the first on, and the tools.
+    `ended`: "answer"; "cut" (an answer that the limit of tokens cut off); "max_steps"; "repeated" (the same call or
+    reply failed again, or went round in a circle); "empty" (a reply with nothing in it). `conversation` holds every
+    message, from the first on, and the tools.
     """
 
     answer: str

@@ -45,8 +45,8 @@ Without a request: a conversation in the terminal (/new starts anew, /quit ends)
 --json prints one document with the answer, how it ended and all messages; from a pipe one a line.
 --trace adds each conversation as a row that `calltune check` and `calltune prepare` read.
 
-exit codes: 0 an answer; 3 no whole answer (too many steps, the same failure again, cut); 2 wrong use, also when a call was not
-run because nobody could be asked. Of several requests the highest."""
+exit codes: 0 an answer; 3 no whole answer (too many steps, the same failure again, cut); 2 wrong use, also when a
+call was not run because nobody could be asked. Of several requests the highest."""
 
 
 def add_parser(subparsers: Any) -> None:
