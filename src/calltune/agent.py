@@ -20,7 +20,7 @@ from typing import Any
 from calltune.consent import Confirm, confirm_of, reason_of
 from calltune.errors import InputError
 from calltune.functions import MAX_OUTPUT, TIMEOUT, Function, Outcome, execute, execute_async, refused
-from calltune.functions.execute import prepare
+from calltune.functions.execute import Ready, prepare
 from calltune.grammar import Rules
 from calltune.offered import check_executable, offered
 from calltune.schema import Message, Reply, Tool, ToolCall, shorten
@@ -108,7 +108,8 @@ class Agent:
             while True:
                 told = self._do(loop.send(told))
         except StopIteration as stop:
-            return _as_result(stop.value)
+            result: Result = stop.value
+            return result
 
     async def arun(self, request: str, *, history: Sequence[Message] = ()) -> Result:
         """As `run`, without blocking the event loop. Async functions and hooks run in this loop."""
@@ -118,7 +119,8 @@ class Agent:
             while True:
                 told = await self._ado(loop.send(told))
         except StopIteration as stop:
-            return _as_result(stop.value)
+            result: Result = stop.value
+            return result
 
     # ---- doing what the loop wants --------------------------------------------------------------------------------
 
@@ -189,13 +191,10 @@ class Agent:
         """The calls in their order, each asked for if it has to be. A call that is not valid is not asked for."""
         outcomes: list[Outcome] = []
         for call in calls:
-            ready = prepare(call, self.functions)
-            if isinstance(ready, Outcome):
-                outcome = yield _Run(call)  # it says what is wrong
-            else:
-                function = next(f for f in self.functions if f.name == call.name)
-                why = None if function.pure else (yield _Allow(call, function))
-                outcome = refused(why) if why else (yield _Run(call))
+            function = next((f for f in self.functions if f.name == call.name), None)
+            asks = function and not function.pure and isinstance(prepare(call, self.functions), Ready)
+            why = (yield _Allow(call, function)) if function and asks else None
+            outcome = refused(why) if why else (yield _Run(call))
             outcomes.append(outcome)
             if self.on_outcome:
                 self.on_outcome(call, outcome)
@@ -277,8 +276,3 @@ def _check_limits(**limits: float | None) -> None:
     wrong = [f"{name} is {value}" for name, value in limits.items() if value is not None and not value > 0]
     if wrong:
         raise InputError("; ".join(wrong), next_step="every limit is a number above 0")
-
-
-def _as_result(value: Any) -> Result:
-    assert isinstance(value, Result)
-    return value

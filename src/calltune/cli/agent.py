@@ -12,20 +12,18 @@ from typing import Any, TextIO
 
 from calltune.cli.replying import (
     add_generation_flags,
-    check_executable,
     in_colour,
-    offered,
-    printable,
-    readable,
     requests_in,
     rules_of,
     sampling_of,
+    show_calls,
 )
 from calltune.cli.stream import stream_reply
 from calltune.consent import NO_TERMINAL, Answer, in_terminal
 from calltune.errors import InputError
 from calltune.functions import MAX_OUTPUT, TIMEOUT, Function, Outcome
-from calltune.report_text import call_text
+from calltune.offered import check_executable, offered
+from calltune.report_text import printable
 from calltune.schema import Message, Reply, Tool, ToolCall
 from calltune.trace import Result
 
@@ -94,11 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _converse(session: Session) -> int:
     interactive = sys.stdin.isatty()
-    if interactive:
-        names = ", ".join(function.name for function in session.agent.functions)
-        print(f"tools: {names}\n/new starts anew, /quit ends", file=sys.stderr)
     code = 0
-    for text in requests_in(interactive):
+    for text in requests_in(session.agent.functions, interactive=interactive):
         if text is None:
             session.history = ()
         else:
@@ -108,9 +103,10 @@ def _converse(session: Session) -> int:
 
 def _functions(args: argparse.Namespace, found: Any, stack: ExitStack) -> list[Function]:
     """The functions of the file and of the MCP servers, which are started and end with `stack`."""
-    sources: list[Any] = [args.tools] if args.tools else []
+    sources: list[Any] = []
     if args.tools:
-        check_executable(offered(args.tools, found), found)  # before a server is started
+        sources += offered(args.tools, found)
+        check_executable(sources, found)  # before a server is started
     for target in args.mcp:
         from calltune.functions.mcp_tools import McpServer
 
@@ -179,12 +175,7 @@ class Session:
         return answer
 
     def show_reply(self, reply: Reply) -> None:
-        for call in readable(reply):
-            print(f"call: {printable(call_text(call))}", file=self.out, flush=True)
-        for error in reply.errors:
-            print(f"error: {printable(error)}", file=sys.stderr)
-        for note in reply.notes:
-            print(f"note: {printable(note)}", file=sys.stderr)
+        show_calls(reply, reply.errors, self.out)
 
     def show_outcome(self, call: ToolCall, outcome: Outcome) -> None:
         print(f"result: {printable(outcome.content)}", file=self.out, flush=True)

@@ -12,12 +12,8 @@ from typing import Any
 from calltune.cli.replying import (
     ROUNDS,
     add_generation_flags,
-    ask,
-    check_executable,
     in_colour,
     message_of,
-    offered,
-    printable,
     readable,
     reply_errors,
     reply_lines,
@@ -25,8 +21,11 @@ from calltune.cli.replying import (
     rules_of,
     sampling_of,
 )
+from calltune.consent import ask
 from calltune.errors import InputError
 from calltune.functions import Function
+from calltune.offered import check_executable, offered
+from calltune.report_text import printable
 from calltune.schema import Message
 
 EXAMPLE = """examples:

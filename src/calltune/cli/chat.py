@@ -11,20 +11,20 @@ from typing import Any
 from calltune.cli.replying import (
     ROUNDS,
     add_generation_flags,
-    ask,
     in_colour,
-    offered,
-    printable,
     readable,
     reply_errors,
     requests_in,
     results_of,
     rules_of,
     sampling_of,
+    show_calls,
 )
 from calltune.cli.stream import stream_reply
+from calltune.consent import ask
 from calltune.functions import Function
-from calltune.report_text import call_text
+from calltune.offered import offered
+from calltune.report_text import printable
 from calltune.schema import Message, Reply, ToolCall
 
 EXAMPLE = """examples:
@@ -57,10 +57,7 @@ def run(args: argparse.Namespace) -> int:
     rules = rules_of(args, functions)
     caller = load(found or args.model, keep_prefixes=args.keep_prefix)
     session = Session(caller, functions, args.max_tokens, sampling, sys.stdin.isatty(), in_colour(sys.stdout), rules)
-    if session.interactive:
-        names = ", ".join(function.name for function in functions)
-        print(f"tools: {names}\n/new starts anew, /quit ends", file=sys.stderr)
-    for text in requests_in(session.interactive):
+    for text in requests_in(functions, interactive=session.interactive):
         if text is None:
             session.messages = []
         else:
@@ -102,12 +99,7 @@ class Session:
         tools = tuple(function.tool for function in self.functions)
         reply = stream_reply(self.caller, messages, tools, sys.stdout, colour=self.colour,
                              max_tokens=self.max_tokens, sampling=self.sampling, rules=self.rules)  # fmt: skip
-        for call in readable(reply):
-            print(f"call: {printable(call_text(call))}", flush=True)
-        for error in reply_errors(reply, tools):
-            print(f"error: {error}", file=sys.stderr)
-        for note in reply.notes:
-            print(f"note: {printable(note)}", file=sys.stderr)
+        show_calls(reply, reply_errors(reply, tools), sys.stdout)
         return reply
 
     def allowed(self, call: ToolCall) -> bool:

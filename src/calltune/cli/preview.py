@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from calltune.cli.replying import in_colour, printable
+from calltune.cli.replying import in_colour
 from calltune.errors import InputError
+from calltune.report_text import printable
 
 if TYPE_CHECKING:
     from calltune.render import Example

@@ -5,20 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from calltune.consent import ask
 from calltune.errors import InputError
 from calltune.functions import Function, execute
-from calltune.offered import check_executable, offered
 from calltune.report_text import call_text, printable
 from calltune.schema import Message, Reply, Tool, ToolCall, validate_call
 
 if TYPE_CHECKING:
     from calltune.engine.decode import Sampling
     from calltune.grammar import Rules
-
-__all__ = ["ask", "check_executable", "offered", "printable"]
 
 ROUNDS = 5  # of calls and results for one request
 
@@ -72,8 +68,11 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
     return Sampling(args.temperature, args.top_p, seed=args.seed)
 
 
-def requests_in(interactive: bool) -> Iterator[str | None]:
-    """The requests that come in line by line; None where the conversation is to begin anew."""
+def requests_in(functions: Sequence[Function], *, interactive: bool) -> Iterator[str | None]:
+    """The requests that come in line by line, about these functions; None where the conversation is to begin anew."""
+    if interactive:
+        names = ", ".join(function.name for function in functions)
+        print(f"tools: {names}\n/new starts anew, /quit ends", file=sys.stderr)
     while True:
         if interactive:
             print("> ", end="", file=sys.stderr, flush=True)
@@ -92,6 +91,15 @@ def requests_in(interactive: bool) -> Iterator[str | None]:
 def results_of(calls: Sequence[ToolCall], functions: Sequence[Function]) -> list[Message]:
     """The calls, run, as tool messages; an error of a function is its result, for the model to read."""
     return [execute(call, functions).message(call, i) for i, call in enumerate(calls)]
+
+
+def show_calls(reply: Reply, errors: Sequence[str], out: TextIO) -> None:
+    """A streamed reply's calls on `out`; what is wrong with it, and its notes, on standard error."""
+    for call in readable(reply):
+        print(f"call: {printable(call_text(call))}", file=out, flush=True)
+    for kind, texts in (("error", errors), ("note", reply.notes)):
+        for text in texts:
+            print(f"{kind}: {printable(text)}", file=sys.stderr)
 
 
 def readable(reply: Reply) -> list[ToolCall]:
