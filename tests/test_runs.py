@@ -71,7 +71,7 @@ def test_refused_input_leaves_no_folder_and_keeps_a_run(model, tmp_path):
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
-    (tmp_path / "calltune.json").write_text('{"state": "training"}')
+    (tmp_path / "calltune.json").write_text('{"state": "training", "settings": {}, "hashes": {}}')
     assert is_run(tmp_path)
     with pytest.raises(InputError, match="was not finished"):
         read_run(tmp_path)

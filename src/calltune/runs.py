@@ -26,11 +26,12 @@ from calltune.data.readers import load_conversations
 from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
 from calltune.metrics import FILE as METRICS
-from calltune.metrics import RUN_FILE, read_metrics
+from calltune.metrics import read_metrics
 from calltune.platform.lock import check_unlocked, locked
 from calltune.platform.machine import machine
 from calltune.platform.paths import atomic_write, check_writable, disk_problem, sha256_file
 from calltune.prepare import Prepared, examples_hash
+from calltune.records import RUN_FILE, read_record
 from calltune.schema import Conversation, Tool, read_tools
 from calltune.settings import TrainSettings, to_dict
 from calltune.template import Template
@@ -82,13 +83,9 @@ def is_run(path: Path) -> bool:
 
 def read_run(folder: Path) -> Run:
     """Raises InputError when the folder is not a run, or one that was not finished."""
-    try:
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} is not a run: {RUN_FILE} cannot be read ({error})",
-                         next_step="name a folder that `calltune train` wrote") from error  # fmt: skip
-    if record.get("state") != "finished":
-        raise InputError(f"the run {folder} was not finished (state: {record.get('state')})",
+    record = read_record(folder)
+    if record["state"] != "finished":
+        raise InputError(f"the run {folder} was not finished (state: {record['state']})",
                          next_step=f"go on with `calltune train --resume --out {folder}`")  # fmt: skip
     return Run(folder, record)
 
@@ -197,18 +194,7 @@ class RunWriter:
 def recorded(folder: Path) -> dict[str, Any]:
     """The record of the run in the folder, finished or not; empty where there is none. Raises InputError for one
     that cannot be read."""
-    if not is_run(folder):
-        return {}
-    try:
-        record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        if not {"state", "settings", "hashes"} <= record.keys():
-            raise ValueError("it lacks settings or hashes")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"there is a run in {folder} already, whose {RUN_FILE} cannot be read ({error})",
-            next_step="give another folder with --out, or --overwrite to replace it",
-        ) from error
-    return record
+    return read_record(folder) if is_run(folder) else {}
 
 
 def record_of(settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) -> dict[str, Any]:

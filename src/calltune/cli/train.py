@@ -10,8 +10,8 @@ from typing import Any
 
 from calltune.cli.bars import Bars
 from calltune.errors import InputError
-from calltune.metrics import settings_of
 from calltune.recipes import with_recipe
+from calltune.records import settings_of
 from calltune.settings import TrainSettings, add_flags, read_yaml, resolve
 
 EXAMPLE = """examples:
