@@ -36,7 +36,8 @@ _LENGTHS = _object(p50=_NUMBER, p95=_NUMBER, max=_NUMBER,
                    histogram=_list(_list(_COUNT) | {"minItems": 3, "maxItems": 3}))  # fmt: skip
 _TRAINED = _object(
     "updates trained_tokens tokens_per_second best_update valid_loss",
-    updates=_COUNT, trained_tokens=_COUNT, tokens_per_second=_NUMBER, best_update=_COUNT_OR_NONE, valid_loss=_NUMBER_OR_NONE, accuracy=_NUMBER_OR_NONE,
+    updates=_COUNT, trained_tokens=_COUNT, tokens_per_second=_NUMBER, best_update=_COUNT_OR_NONE,
+    valid_loss=_NUMBER_OR_NONE, accuracy=_NUMBER_OR_NONE,
 )  # fmt: skip
 SHAPE = _object(
     "state settings hashes",
