@@ -132,6 +132,18 @@ def test_train_resume_takes_the_settings_of_the_run(place, tmp_path, capsys):
     assert "were given in Python" in told(capsys, 2, "train", "--resume", "--out", out)
 
 
+def test_a_run_is_taken_up_again_from_another_folder(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(place.root)
+    out = tmp_path / "r"
+    assert main(["train", "--model", "model", "--data", "rows.jsonl", "--out", str(out), *QUICK]) == 0
+    settings = json.loads((out / "calltune.json").read_text())["settings"]
+    assert (settings["model"], settings["data"]) == (place.model, place.data)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", "r", "--iters", "3", "--force"]) == 0
+    assert "going on after update 2" in capsys.readouterr().err
+
+
 def test_full_disk_is_told_plainly(place, tmp_path, capsys, monkeypatch):
     from calltune import runs
 

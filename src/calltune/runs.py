@@ -27,6 +27,7 @@ from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
 from calltune.metrics import FILE as METRICS
 from calltune.metrics import read_metrics
+from calltune.platform.builtin import BUILTIN_MODELS
 from calltune.platform.lock import check_unlocked, locked
 from calltune.platform.machine import machine
 from calltune.platform.paths import atomic_write, check_writable, disk_problem, sha256_file
@@ -210,8 +211,16 @@ def record_of(settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) 
                  "test": len(parts.test)}, **prepared.counts, "lengths": dict(prepared.lengths),
                  **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
         "golden_prompt": list(prepared.golden_prompt),
-        "settings": to_dict(settings), "machine": here.to_dict(), "versions": here.versions,
+        "settings": to_dict(settings) | places(settings), "machine": here.to_dict(), "versions": here.versions,
     }  # fmt: skip
+
+
+def places(settings: TrainSettings) -> dict[str, str]:
+    """The settings that name files or folders, from the root: a run can be taken up again from anywhere."""
+    named = {name: getattr(settings, name) for name in ("model", "data", "tools", "requests", "template")}
+    paths = {name: Path(value).expanduser().absolute() for name, value in named.items()
+             if value and value not in BUILTIN_MODELS}  # fmt: skip
+    return {name: str(path) for name, path in paths.items() if path.exists()}
 
 
 def shared_tools(rows: Sequence[Conversation]) -> tuple[Tool, ...]:
