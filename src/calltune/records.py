@@ -45,6 +45,7 @@ SHAPE = _object(
     model=_object("name folder dtype", name=_TEXT, folder=_TEXT, dtype=_TEXT),
     template=_TEMPLATE,
     hashes=_TEXTS,
+    row_hashes=_TEXTS,
     data=_object(
         "origin rows", origin=_TEXT, rows=_object("train valid test", train=_COUNT, valid=_COUNT, test=_COUNT),
         lengths=_LENGTHS, manifest=_object(held_out_tools=_list(_TEXT)),

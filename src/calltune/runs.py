@@ -31,7 +31,7 @@ from calltune.platform.builtin import BUILTIN_MODELS
 from calltune.platform.lock import check_unlocked, locked
 from calltune.platform.machine import machine
 from calltune.platform.paths import atomic_write, check_writable, disk_problem, sha256_file
-from calltune.prepare import Prepared, examples_hash
+from calltune.prepare import Prepared, examples_hash, row_hashes
 from calltune.records import RUN_FILE, read_record
 from calltune.schema import Conversation, Tool, read_tools
 from calltune.settings import TrainSettings, to_dict
@@ -144,7 +144,9 @@ class RunWriter:
         note = {"update": found.update, "time": now()} | ({"changed": changed} if changed else {})
         self.record = self.before | {"state": "training", "resumes": [*self.before.get("resumes", []), note]}
         if changed:
-            self.record |= {key: now_[key] for key in ("settings", "hashes", "data", "template", "golden_prompt")}
+            self.record |= {
+                key: now_[key] for key in ("settings", "hashes", "row_hashes", "data", "template", "golden_prompt")
+            }
         with (self.folder / METRICS).open("ab") as file:
             file.truncate(int(found.state["metrics_bytes"]))
             os.fsync(file.fileno())
@@ -210,6 +212,7 @@ def record_of(settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) 
         "data": {"origin": parts.origin, "rows": {"train": len(parts.train), "valid": len(parts.valid),
                  "test": len(parts.test)}, **prepared.counts, "lengths": dict(prepared.lengths),
                  **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
+        "row_hashes": {"data": " ".join(row_hashes(prepared.train)), "valid": " ".join(row_hashes(prepared.valid))},
         "golden_prompt": list(prepared.golden_prompt),
         "settings": to_dict(settings) | places(settings), "machine": here.to_dict(), "versions": here.versions,
     }  # fmt: skip

@@ -75,7 +75,7 @@ def _train(
         raise InputError("--patience needs validation rows, and there are none",
                          next_step="give some with --valid, or leave --patience out")  # fmt: skip
     with writer.locked(progress.say):
-        found = find_start(writer, folder, record_of(settings, prepared, loaded), settings.force, progress)
+        found = find_start(writer, folder, record_of(settings, prepared, loaded), prepared, settings.force, progress)
         if isinstance(found, Run):
             return found
         adapter = adapter_settings(settings)
