@@ -141,7 +141,8 @@ def offered_tools(tools: Sequence[Tool], rules: Rules) -> list[Tool]:
         found = [tool for tool in tools if tool.name == rules.choice]
         if not found:
             problem = Problem("unknown_function", rules.choice, ", ".join(tool.name for tool in tools) or "no tool")
-            raise InputError("tool_choice names a tool that is not offered", problems=[problem])
+            raise InputError("tool_choice names a tool that is not offered", problems=[problem],
+                             next_step="name one that is offered, or take auto, none or required")  # fmt: skip
         return found
     if rules.choice == "required" and not tools:
         raise InputError("tool_choice is required, but no tools were given",
