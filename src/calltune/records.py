@@ -46,6 +46,7 @@ SHAPE = _object(
     template=_TEMPLATE,
     hashes=_TEXTS,
     row_hashes=_TEXTS,
+    init_from=_TEXT,
     data=_object(
         "origin rows", origin=_TEXT, rows=_object("train valid test", train=_COUNT, valid=_COUNT, test=_COUNT),
         lengths=_LENGTHS, manifest=_object(held_out_tools=_list(_TEXT)),

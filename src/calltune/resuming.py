@@ -23,9 +23,10 @@ HASHED = frozenset({
 })  # fmt: skip
 # What the saved arrays mean.
 FIXED = frozenset({"fine_tune", "num_layers", "rank", "scale", "alpha", "keys", "optimizer"})
-FIXED_HASHES = frozenset({"model", "tokenizer"})
+FIXED_HASHES = frozenset({"model", "tokenizer", "origin"})
 ASPECTS = {"data": "the training rows", "valid": "the validation rows", "template": "the template",
-           "tokenizer": "the tokenizer", "model": "the base model"}  # fmt: skip
+           "tokenizer": "the tokenizer", "model": "the base model",
+           "origin": "the adapter to begin with"}  # fmt: skip
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], rows: Mapping[str, str]) -> list[Problem]:

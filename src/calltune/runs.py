@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -119,9 +119,9 @@ class RunWriter:
         except OSError as error:
             raise disk_problem(error, self.folder) from error
 
-    def begin(self, settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) -> None:
+    def begin(self, prepared: Prepared, record: dict[str, Any]) -> None:
         """A new run; what is left of an earlier one goes, once it no longer passes for a finished one."""
-        self.record = record_of(settings, prepared, loaded)
+        self.record = record
         self.write()
         for old in (*ADAPTER_FILES, METRICS, "test.jsonl", "tools.json"):
             (self.folder / old).unlink(missing_ok=True)
@@ -134,18 +134,15 @@ class RunWriter:
             text = json.dumps([tool.to_openai() for tool in tools], ensure_ascii=False, indent=1)
             atomic_write(self.folder / "tools.json", text + "\n")
 
-    def resume(
-        self, settings: TrainSettings, prepared: Prepared, loaded: LoadedModel, found: Checkpoint, changed: list[str]
-    ) -> None:
+    def resume(self, prepared: Prepared, record: Mapping[str, Any], found: Checkpoint, changed: list[str]) -> None:
         """Go on with the run as it was at the checkpoint: reports of later updates go, as they will come again."""
         if changed:
             self._check_held_out(prepared)
-        now_ = record_of(settings, prepared, loaded)
         note = {"update": found.update, "time": now()} | ({"changed": changed} if changed else {})
         self.record = self.before | {"state": "training", "resumes": [*self.before.get("resumes", []), note]}
         if changed:
             self.record |= {
-                key: now_[key] for key in ("settings", "hashes", "row_hashes", "data", "template", "golden_prompt")
+                key: record[key] for key in ("settings", "hashes", "row_hashes", "data", "template", "golden_prompt")
             }
         with (self.folder / METRICS).open("ab") as file:
             file.truncate(int(found.state["metrics_bytes"]))
@@ -200,15 +197,20 @@ def recorded(folder: Path) -> dict[str, Any]:
     return read_record(folder) if is_run(folder) else {}
 
 
-def record_of(settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) -> dict[str, Any]:
-    """What calltune.json says of a run that begins."""
+def record_of(
+    settings: TrainSettings, prepared: Prepared, loaded: LoadedModel, origin: Run | None = None
+) -> dict[str, Any]:
+    """What calltune.json says of a run that begins, with the adapter of `origin` where there is one."""
     parts, here = prepared.parts, machine()
     return {
         "version": VERSION, "calltune": __version__, "state": "training", "created": now(),
         "model": {"name": loaded.name, "folder": str(loaded.folder), "dtype": loaded.dtype},
         "template": prepared.template.to_dict(),
         "hashes": {"template": prepared.template.hash, "data": prepared.hash, "valid": examples_hash(prepared.valid),
-                   "model": weights_hash(loaded.folder)} | tokenizer_hashes(loaded.folder),
+                   "model": weights_hash(loaded.folder),
+                   "origin": sha256_file(origin.folder / ADAPTER_FILES[0])[:16] if origin else "none",
+                   } | tokenizer_hashes(loaded.folder),
+        **({"init_from": str(origin.folder.absolute())} if origin else {}),
         "data": {"origin": parts.origin, "rows": {"train": len(parts.train), "valid": len(parts.valid),
                  "test": len(parts.test)}, **prepared.counts, "lengths": dict(prepared.lengths),
                  **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
