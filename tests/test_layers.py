@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "tokenizer",
         "template",
+        "guarding",
         "render",
         "rendered",
         "batching",

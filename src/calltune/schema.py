@@ -20,6 +20,9 @@ from calltune.errors import InputError, Problem, pointer
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 NO_REGISTRY: Registry[Any] = Registry()
+# Stands inside text that is not to be read as a control token (guarding.py). Unicode keeps this character for the
+# inside of programs; it reaches no model.
+GUARD = "\ufdd0"
 KINDS = {"required": "missing_argument", "type": "wrong_type", "enum": "not_in_enum"}  # of JSON Schema's words
 
 
