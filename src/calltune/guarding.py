@@ -20,8 +20,8 @@ from calltune.tokenizer import Tokenizer
 def guarded(
     messages: Sequence[Message], tools: Sequence[Tool], tokenizer: Tokenizer
 ) -> tuple[Sequence[Message], Sequence[Tool]]:
-    """Messages and tools in whose texts no control token is read. In a tool's result that holds for every marker of
-    the vocabulary (`</tool_response>`); elsewhere texts may name those that no turn ends or begins with."""
+    """Messages and tools in whose texts no control token is read. In a tool's result that holds also for the
+    vocabulary's markers of calls, results and plans (`</tool_response>`), which other texts may name."""
     control, markers = tokenizer.control_texts, tokenizer.marker_texts
     return (
         [_message(message, markers if message.role == "tool" else control) for message in messages],

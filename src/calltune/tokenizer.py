@@ -16,6 +16,7 @@ from calltune.schema import GUARD
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
 
+AROUND = re.compile(r"tool|think|turn|call|response|function")
 Encoded = tuple[list[int], list[tuple[int, int]]]
 
 
@@ -68,8 +69,11 @@ class Tokenizer:
 
     @cached_property
     def marker_texts(self) -> re.Pattern[str] | None:
-        """Finds the texts of all tokens that are read as one wherever they stand."""
-        return _any_of(map(str, self.inner.added_tokens_decoder.values()))
+        """Finds these, and those of tokens around calls, results and plans, which need not be special ones. Others
+        that are read as one wherever they stand (Gemma has HTML's tags) steer nothing."""
+        control = self.control_texts
+        texts = map(str, self.inner.added_tokens_decoder.values())
+        return _any_of(text for text in texts if AROUND.search(text) or (control and control.fullmatch(text)))
 
     @property
     def _backend(self) -> Any:
@@ -90,9 +94,16 @@ class Tokenizer:
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
-    """The longest first; a single character cannot be cut and is left out, and so is white space."""
-    found = sorted({text for text in texts if len(text.strip()) > 1}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, found))) if found else None
+    """The longest first; a single character cannot be cut and is left out, and so is white space. Texts are grouped
+    by how they begin: Gemma has thousands, and a search tries every branch at every character."""
+    groups: dict[str, list[str]] = {}
+    for text in sorted({text for text in texts if len(text.strip()) > 1}, key=len, reverse=True):
+        groups.setdefault(text[:3], []).append(re.escape(text[3:]))
+    if not groups:
+        return None
+    first = "".join(sorted({re.escape(begin[0]) for begin in groups}))
+    branches = (f"{re.escape(begin)}(?:{'|'.join(groups[begin])})" for begin in sorted(groups, key=len, reverse=True))
+    return re.compile(f"(?=[{first}])(?:{'|'.join(branches)})")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
