@@ -16,6 +16,7 @@ from calltune.schema import GUARD
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
 
+UNUSED = re.compile(r"unused_?\d+|reserved_special_token")  # Gemma has 6,242 of these; they mean nothing
 AROUND = re.compile(r"tool|think|turn|call|response|function")
 Encoded = tuple[list[int], list[tuple[int, int]]]
 
@@ -65,7 +66,7 @@ class Tokenizer:
         """Finds the texts of tokens that steer: the special ones and those that end a reply."""
         added = self.inner.added_tokens_decoder
         ids = {*self.inner.all_special_ids, *self.stop_ids, *(i for i, token in added.items() if token.special)}
-        return _any_of(str(added[i]) for i in ids if i in added)
+        return _any_of(str(added[i]) for i in ids if i in added and not UNUSED.search(str(added[i])))
 
     @cached_property
     def marker_texts(self) -> re.Pattern[str] | None:
