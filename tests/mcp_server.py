@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
 server = MCPServer("test")
@@ -40,6 +40,18 @@ def die() -> str:
     """End the server."""
     print("I am going.", file=sys.stderr, flush=True)
     os._exit(3)
+
+
+@server.tool()
+def header(context: Context) -> str:
+    """The header Authorization, as the server got it."""
+    return str((context.headers or {}).get("authorization", "none"))
+
+
+@server.tool()
+def leak(context: Context) -> str:
+    """Fail with the header in the message."""
+    raise ToolError(f"denied: {(context.headers or {}).get('authorization')}")
 
 
 @server.tool()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny import WEATHER, tiny_tokenizer, weather_rows
 
-from calltune.bench.training import compare, later_epochs
+from calltune.bench.training import BenchSettings, compare, later_epochs, valid_count
 from calltune.bench.work import prepare_rows
 from calltune.cli import main
 from calltune.engine.measured import Measured, Update
@@ -100,6 +100,11 @@ def test_the_time_to_a_loss_is_that_of_the_first_validation_below_it():
 
     ours, peer = side((0, 0.0, 3.0), (1, 1.0, 1.0), (2, 2.0, 0.5)), side((0, 0.0, 3.0), (1, 10.0, 1.2))
     assert compare(ours, peer)["time_to_loss"] == {"loss": 1.2, "ours_seconds": 1.0, "peer_seconds": 10.0}
+
+
+def test_validation_rows_are_fewer_where_rows_are():
+    given = ({"rows": 8}, {"rows": 2}, {"rows": 640}, {"rows": 0}, {"rows": 8, "valid_rows": 5})
+    assert [valid_count(BenchSettings(**settings)) for settings in given] == [2, 1, 16, 16, 5]
 
 
 def test_the_first_built_in_tools_make_a_shorter_prefix(place):

@@ -92,6 +92,15 @@ def test_call_execute_json_has_all_messages(place, capsys, answers):
     assert messages[1]["tool_call_id"] == messages[0]["tool_calls"][0]["id"]
 
 
+def test_every_call_of_a_conversation_has_an_id_of_its_own(place, capsys, answers):
+    answers(PARIS, PARIS.replace("Paris", "Oslo"), "21 degrees.")
+    assert main(["call", place.run, "Weather?", "--tools", place.py, "--execute", "--yes", "--json"]) == 0
+    messages = json.loads(capsys.readouterr().out)["messages"]
+    ids = [call["id"] for message in messages for call in message.get("tool_calls", ())]
+    assert ids == ["call_0", "call_1"]
+    assert [m["tool_call_id"] for m in messages if m["role"] == "tool"] == ids
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -115,7 +124,8 @@ def test_call_mistakes(place, tmp_path, capsys, monkeypatch):
         (("call", place.run, "x", "--execute", "--yes"), "not their code"),
         (("call", place.run, "x", "--execute", "--yes", "--tools", place.json), "not their code"),
         (("call", place.model, "x"), "add --tools FILE"),
-        (("call", place.run, "x", "--tools", str(tmp_path / "none.json")), "none.json"),
+        (("call", place.run, "x", "--tools", str(tmp_path / "none.json")), "next: check the path"),
+        (("call", place.run, "x", "--tool-choice", "nope"), "next: name one that is offered"),
         (("call", place.run, "x", "--tools", str(tmp_path / "broken.py")), "no type hint"),
         (("call", place.run, " "), "the request is empty"),
         (("call", place.run), "required: text"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_place import QUICK, told
+from safetensors.numpy import load_file
 from tiny import weather_rows
 
 from calltune.cli import main
@@ -125,11 +127,45 @@ def test_train_resume_takes_the_settings_of_the_run(place, tmp_path, capsys):
     assert main(["train", "--resume", "--out", out, "--iters", "3", "--force"]) == 0
     assert "going on after update 2" in capsys.readouterr().err
     assert "is not a run" in told(capsys, 2, "train", "--resume", "--out", str(tmp_path / "none"))
+    assert "settings in the flags" in told(capsys, 2, "train", "--resume", "--out", out, "--iters", "abc")
     record = json.loads((tmp_path / "r" / "calltune.json").read_text())
     (tmp_path / "r" / "calltune.json").write_text(
         json.dumps(record | {"settings": record["settings"] | {"data": None}})
     )
     assert "were given in Python" in told(capsys, 2, "train", "--resume", "--out", out)
+
+
+def test_a_run_is_taken_up_again_from_another_folder(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(place.root)
+    out = tmp_path / "r"
+    assert main(["train", "--model", "model", "--data", "rows.jsonl", "--out", str(out), *QUICK]) == 0
+    settings = json.loads((out / "calltune.json").read_text())["settings"]
+    assert (settings["model"], settings["data"]) == (place.model, place.data)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", "r", "--iters", "3", "--force"]) == 0
+    assert "going on after update 2" in capsys.readouterr().err
+
+
+def test_train_begins_with_the_adapter_of_a_run(place, tmp_path, capsys):
+    more = ("--data", place.data, "--iters", "1", "--batch-size", "4", "--learning-rate", "1e-9")
+    out = tmp_path / "more"
+    assert main(["train", "--model", place.run, "--out", str(out), *more]) == 0
+    assert f"begins with the adapter of {place.run}" in capsys.readouterr().err
+    before, after = (load_file(Path(folder) / "adapters.safetensors") for folder in (place.run, out))
+    assert before.keys() == after.keys() and all(np.allclose(before[k], after[k], atol=1e-6) for k in before)
+    assert any(np.abs(array).max() > 0 for name, array in before.items() if name.endswith("lora_b"))
+    record = json.loads((out / "calltune.json").read_text())
+    assert record["init_from"] == place.run and record["model"]["folder"] == place.model
+    assert (record["settings"]["rank"], record["settings"]["num_layers"]) == (2, 2)  # the run's
+    assert main(["eval", str(out), "--limit", "1", *SHORT]) == 0
+    capsys.readouterr()
+    said = told(capsys, 2, "train", "--model", place.run, "--out", str(tmp_path / "x"), *more, "--rank", "3")
+    assert "has another form" in said and "--rank" in said and not (tmp_path / "x" / "calltune.json").exists()
+    said = told(
+        capsys, 2, "train", "--model", place.model, "--out", str(out), *more, "--num-layers", "2", "--rank", "2"
+    )
+    assert "the adapter to begin with: none" in said
 
 
 def test_full_disk_is_told_plainly(place, tmp_path, capsys, monkeypatch):

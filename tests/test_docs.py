@@ -30,7 +30,7 @@ OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume",
                "html", "once", "every", "allow-missing", "level", "constrained",
                "tool-choice", "one-call", "keep-prefix", "thinking-open",
                # of `agent`
-               "mcp", "trace", "max-steps", "timeout", "max-output", "no-constrained",
+               "mcp", "mcp-header", "trace", "max-steps", "timeout", "max-output", "no-constrained",
                # of `bench train`
                "against", "attention", "shape", "tokenizer", "valid-rows", "stock-blas",
                "built-in-tools", "peer-updates", "warm-up", "backend",

@@ -60,7 +60,7 @@ def test_the_pages_mcp_block_runs(model, tmp_path, monkeypatch, capsys):
 def test_the_pages_commands_have_their_flags():
     parser, _ = make_parser("agent")
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("calltune agent")]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         _, extra = parser.parse_known_args(shlex.split(line, comments=True)[1:])
         assert extra == []

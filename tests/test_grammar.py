@@ -294,6 +294,31 @@ def test_what_cannot_be_enforced_is_left_out_told_and_checked_afterwards(schema,
     assert "missing_argument" in check_loose(Reply(calls=(ToolCall("f", {}),)), grammar, [tool])[0]
 
 
+NEVER = [
+    {"type": "integer", "minimum": 5, "maximum": 1}, {"type": "number", "exclusiveMinimum": 2, "maximum": 2},
+    {"type": "integer", "minimum": 1.2, "maximum": 1.8}, {"type": "string", "minLength": 4, "maxLength": 2},
+    {"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 1}, {"enum": []},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["hermes", *FORMS])
+@pytest.mark.parametrize("schema", NEVER)
+@pytest.mark.parametrize("needed", [["x"], ["y"], []])
+def test_a_schema_that_nothing_fits_is_told(form, schema, needed, template, tokenizer):
+    """Where the value must be there it cannot be right, and a note says why."""
+    nested = {"type": "array", "items": schema, "minItems": 1}
+    tool = Tool("f", "", {"type": "object", "properties": {"x": schema, "y": nested}, "required": needed})
+    grammar = grammar_of([tool], Rules("required"), replace(choose_template(tokenizer, think=False), format=form),
+                         tokenizer)  # fmt: skip
+    for seed in range(4):
+        reply = walk(grammar, tokenizer, random.Random(seed), [tool], form)
+        if reply.truncated:
+            continue
+        wrong = [problem for call in reply.calls for problem in validate_call(call, [tool])]
+        assert not wrong or check_loose(reply, grammar, [tool]), (wrong, grammar.loose)
+    assert not needed or f"/{needed[0]}" in " ".join(grammar.loose["f"])
+
+
 @pytest.mark.parametrize("form", ["pythonic", "gemma4", "qwen3-coder"])
 def test_what_the_other_formats_cannot_enforce_is_told_too(form, template, tokenizer):
     schemas = {"a": {"type": "string", "pattern": "^(?=a)b"}, "b": {"type": "array", "uniqueItems": True},

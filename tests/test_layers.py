@@ -16,12 +16,20 @@ ROOT = Path(__file__).parent.parent / "src" / "calltune"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
     ("schema", "progress", "jinja_env"),
-    ("settings", "recipes", "platform", "functions", "metrics"),  # values and the machine: no MLX, no tokenizer
+    (
+        "settings",
+        "recipes",
+        "platform",
+        "functions",
+        "metrics",
+        "records",
+    ),  # values and the machine: no MLX, no tokenizer
     ("formats", "score", "score_bfcl", "compare", "acceptable"),  # text <-> calls, verdicts
     ("data", "builtin"),  # rows
     (
         "tokenizer",
         "template",
+        "guarding",
         "render",
         "rendered",
         "batching",

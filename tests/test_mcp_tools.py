@@ -15,12 +15,13 @@ import pytest
 pytest.importorskip("mcp")
 
 from test_agent import DONE, Script, calls
+from tiny import tiny_model
 
 from calltune import Agent
 from calltune.errors import InputError
-from calltune.functions import execute, execute_async
+from calltune.functions import Function, execute, execute_async
 from calltune.functions.mcp_tools import McpServer
-from calltune.schema import ToolCall
+from calltune.schema import Tool, ToolCall
 
 SERVER = Path(__file__).parent / "mcp_server.py"
 COMMAND = f"{sys.executable} {SERVER}"
@@ -55,7 +56,7 @@ def told(server: McpServer, name: str, /, **arguments):
 
 def test_names_and_schemas(server):
     by_name = {function.name: function for function in server.functions}
-    assert sorted(by_name) == ["add", "die", "fail", "person", "secret", "slow"]
+    assert sorted(by_name) == ["add", "die", "fail", "header", "leak", "person", "secret", "slow"]
     assert by_name["add"].tool.description == "Add two numbers."
     assert by_name["add"].tool.required == ("a", "b")
     assert by_name["add"].tool.properties["a"]["type"] == "integer"
@@ -138,6 +139,64 @@ def test_servers_that_are_none(target, words):
         McpServer(target, connect=2)
     assert words in str(caught.value) and "next:" in str(caught.value)
     assert time.monotonic() - begun < 15
+
+
+TOKEN = "Bearer s3cret-token"
+
+
+def test_headers_reach_a_url_and_are_never_said(url):
+    with McpServer(url, headers={"Authorization": TOKEN}) as server:
+        assert told(server, "header").content == f'"{TOKEN}"'
+        assert "denied" in told(server, "leak").content and "s3cret" not in told(server, "leak").content
+    with McpServer(url) as server:
+        assert told(server, "header").content == '"none"'
+    for headers, target in (({"Authorization": TOKEN + "\n"}, url), ({"": TOKEN}, url), ({"A": TOKEN}, COMMAND),
+                            ({"A": TOKEN}, "http://127.0.0.1:9/mcp")):  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            McpServer(target, headers=headers, connect=2)
+        assert "next:" in str(caught.value) and "s3cret" not in str(caught.value)
+
+
+class Recorded:
+    """Stands for a server: what it was asked to send is kept."""
+
+    notes = ()
+
+    def __init__(self, seen: list, target: str, headers: dict) -> None:
+        seen.append((target, headers))
+        self.functions = [Function(Tool(f"tool_{len(seen)}", "", {"type": "object", "properties": {}}), lambda: 1)]
+
+    def __enter__(self) -> Recorded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_header_of_the_command_goes_to_the_server_before_it(url, capsys, monkeypatch, tmp_path):
+    from calltune.cli import main
+    from calltune.functions import mcp_tools
+
+    seen = []
+
+    monkeypatch.setattr(mcp_tools, "McpServer", lambda target, **given: Recorded(seen, target, given["headers"]))
+    model = str(tiny_model(tmp_path / "model"))
+    main(["agent", model, "x", "--mcp", "a", "--mcp", url, "--mcp-header", f"Authorization: {TOKEN}", "--mcp", "b"])
+    assert seen == [("a", {}), (url, {"Authorization": TOKEN}), ("b", {})]
+    for flags in (["--mcp-header", f"Authorization: {TOKEN}", "--mcp", url], ["--mcp", url, "--mcp-header", TOKEN],
+                  ["--mcp-header", TOKEN]):  # fmt: skip
+        capsys.readouterr()
+        assert main(["agent", model, "x", *flags]) == 2
+        said = capsys.readouterr().err
+        assert "--mcp-header" in said and "s3cret" not in said
+
+
+def test_a_list_of_tools_that_never_ends_is_cut_and_said(monkeypatch):
+    from calltune.functions import mcp_tools
+
+    monkeypatch.setattr(mcp_tools, "MOST_PAGES", 0)
+    with pytest.raises(InputError, match="more than 0 pages of tools"):
+        McpServer(COMMAND)
 
 
 def test_a_web_page_is_no_server(url):

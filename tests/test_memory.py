@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import ARCHS, tiny_model, weather_rows
+from tiny import ARCHS, TOOLS, tiny_model, weather_rows
 
 from calltune.cli import main
 from calltune.engine.footprint import planned_model
@@ -18,6 +18,7 @@ from calltune.fit import adapted, predict_run, proposals, run_rows
 from calltune.memory import EAGER_OVERHEAD, Rows, Shape, Way, numbers, predict
 from calltune.render import Example, Span
 from calltune.settings import TrainSettings
+from calltune.train import train
 
 SHAPE = Shape(
     layers=10, hidden=512, heads=8, queries=512, keys=128, inner=2048, vocabulary=32000, weight_bytes=400_000_000,
@@ -219,6 +220,21 @@ def test_doctor_fit_says_what_would_fit_or_that_nothing_does(place, capsys, tmp_
 def test_doctor_fit_with_bad_input(place, capsys, words, said):
     assert doctor(place, *words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_doctor_fit_takes_a_run_and_a_tools_file(place, capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("num_layers: 2\nrows: 12\n")
+    config = ("--config", str(tmp_path / "c.yaml"), "--json")
+    train(TrainSettings(model=str(place / "model"), data=str(place / "rows.jsonl"), out=str(tmp_path / "run"),
+                        num_layers=2, iters=1))  # fmt: skip
+    assert main(["doctor", "--fit", str(tmp_path / "run"), str(place / "rows.jsonl"), *config]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == str(place / "model")
+    (tmp_path / "tools.json").write_text(json.dumps([tool.to_openai() for tool in TOOLS]))
+    assert main(["doctor", "--fit", str(place / "model"), str(tmp_path / "tools.json"), *config]) == 0
+    assert json.loads(capsys.readouterr().out)["data"] == str(tmp_path / "tools.json")
+    (tmp_path / "empty.jsonl").write_text("")
+    assert main(["doctor", "--fit", str(place / "model"), str(tmp_path / "empty.jsonl"), *config]) == 2
+    assert "next: name a file with rows" in capsys.readouterr().err
 
 
 def test_doctor_fit_of_what_is_not_there(place, capsys):

@@ -191,6 +191,28 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused_and_may_be_forced(mod
         shutil.rmtree(tmp_path / "copy")
 
 
+def test_all_differences_are_told_at_once_and_changed_rows_by_name(model, tmp_path):
+    settings = settings_of(model, tmp_path / "run")
+    broken_off(settings, data(), 2)
+    rows = data()
+    turns = rows["train"][2].messages
+    rows["train"][2] = replace(rows["train"][2], messages=(replace(turns[0], content="Weather?"), *turns[1:]))
+    with pytest.raises(InputError) as caught:
+        train(replace(settings, rank=5, learning_rate=0.1), rows)
+    text = str(caught.value)
+    assert "fixed: rank: 5 (expected 4)" in text and "changed: learning_rate: 0.1" in text
+    assert "1 of 9 were not there before, the first is row-2, 1 of before are gone" in text
+    with pytest.raises(InputError, match="in another order"):
+        train(settings, data() | {"train": data()["train"][::-1]})
+
+
+def test_force_is_not_advised_to_who_gave_it(model, tmp_path):
+    settings = settings_of(model, tmp_path / "run", iters=2)
+    train(settings, data())
+    with pytest.raises(InputError, match="--force with more --epochs or --iters"):
+        train(replace(settings, learning_rate=0.1, force=True), data())
+
+
 @pytest.mark.parametrize("changes", [{"rank": 5}, {"optimizer": "muon"}, {"num_layers": 1}, {"scale": 3.0}])
 def test_what_gives_the_weights_their_meaning_cannot_be_forced(model, tmp_path, changes):
     settings = settings_of(model, tmp_path / "run")

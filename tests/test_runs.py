@@ -32,7 +32,7 @@ def test_a_run_holds_what_is_needed_after_it(model, tmp_path):
     assert len(again.test_rows()) == run.record["data"]["rows"]["test"] == 3
     assert [row["step"] for row in again.metrics() if "train_loss" in row] == [1, 2]
     assert {"source", "format", "stop"} <= run.record["template"].keys()
-    assert set(run.record["hashes"]) == {"template", "data", "valid", "tokenizer", "model"}
+    assert set(run.record["hashes"]) == {"template", "data", "valid", "tokenizer", "model", "origin"}
     assert run.record["settings"]["rank"] == 2
     assert run.record["golden_prompt"]
     assert run.base == str(model)
@@ -71,7 +71,7 @@ def test_refused_input_leaves_no_folder_and_keeps_a_run(model, tmp_path):
 
 
 def test_an_unfinished_run_is_refused(tmp_path):
-    (tmp_path / "calltune.json").write_text('{"state": "training"}')
+    (tmp_path / "calltune.json").write_text('{"state": "training", "settings": {}, "hashes": {}}')
     assert is_run(tmp_path)
     with pytest.raises(InputError, match="was not finished"):
         read_run(tmp_path)

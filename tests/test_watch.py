@@ -83,14 +83,14 @@ def test_watching_nothing_is_an_error(tmp_path, capsys):
 
 @pytest.mark.parametrize("line", ["{broken", "5", '{"train_loss": 1.0}', "\\xff"])
 def test_a_broken_line_of_metrics_is_named(tmp_path, capsys, line):
-    (tmp_path / "calltune.json").write_text(json.dumps({"state": "training", "settings": {}}))
+    (tmp_path / "calltune.json").write_text(json.dumps({"state": "training", "settings": {}, "hashes": {}}))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train_loss": 1.0}\n' + line + "\n")
     assert main(["watch", str(tmp_path)]) == 2
     assert "line 2" in capsys.readouterr().err
 
 
 def test_a_page_of_a_run_that_nobody_trains_is_written_once(tmp_path, capsys):
-    (tmp_path / "calltune.json").write_text(json.dumps({"state": "training", "settings": {}}))
+    (tmp_path / "calltune.json").write_text(json.dumps({"state": "training", "settings": {}, "hashes": {}}))
     page = tmp_path / "w.html"
     assert main(["watch", str(tmp_path), "--html", str(page), "--json"]) == 2 and not page.exists()
     capsys.readouterr()
@@ -99,7 +99,7 @@ def test_a_page_of_a_run_that_nobody_trains_is_written_once(tmp_path, capsys):
 
 
 def test_a_run_without_reports_yet(tmp_path):
-    (tmp_path / "calltune.json").write_text(json.dumps({"state": "training", "settings": {}}))
+    (tmp_path / "calltune.json").write_text(json.dumps({"state": "training", "settings": {}, "hashes": {}}))
     assert "no report yet" in "\n".join(view_lines(look(tmp_path)))
     assert "No report yet" in watch_page(look(tmp_path), 5.0)
 

@@ -23,10 +23,9 @@ from calltune.functions import MAX_OUTPUT, TIMEOUT, Function, Outcome, execute, 
 from calltune.functions.execute import Ready, prepare
 from calltune.grammar import Rules
 from calltune.offered import check_executable, offered
-from calltune.schema import Message, Reply, Tool, ToolCall, shorten
-from calltune.trace import Result, Step, result_of
+from calltune.schema import Message, Reply, Tool, ToolCall, numbered, shorten
+from calltune.trace import MAX_STEPS, Result, Step, result_of
 
-MAX_STEPS = 8
 MAX_TOKENS = 512
 SAME_FAILURE = 2  # times that the same call may fail in the same way
 SAME_RESULT = 3  # times that the same call may have the same result
@@ -164,7 +163,7 @@ class Agent:
         seen: Counter[tuple[str, ...]] = Counter()
         rules = self.rules
         while len(steps) < self.max_steps:
-            reply = _numbered((yield _Generate(messages, rules)), messages)
+            reply = numbered((yield _Generate(messages, rules)), messages)
             if self.on_reply:
                 self.on_reply(reply)
             if wrong := unreadable(reply, self.max_tokens):
@@ -224,20 +223,6 @@ def _told_back(reply: Reply, wrong: str) -> Iterator[Message]:
     yield Message("assistant", reply.raw[:KEPT])
     yield Message("user", f"Your reply could not be read: {wrong}. No function was run. Write the call again, whole, "
                           "or answer in words.")  # fmt: skip
-
-
-def _numbered(reply: Reply, messages: Sequence[Message]) -> Reply:
-    """The reply with an id for each call that no other call of the conversation has."""
-    used = {call.id for message in messages for call in message.calls}
-    count = sum(len(message.calls) for message in messages)
-    calls = []
-    for call in reply.calls:
-        while call.id is None or call.id in used:
-            call = replace(call, id=f"call_{count}")
-            count += 1
-        used.add(call.id)
-        calls.append(call)
-    return replace(reply, calls=tuple(calls))
 
 
 def _repeated(calls: Sequence[ToolCall], outcomes: Sequence[Outcome], seen: Counter[tuple[str, ...]]) -> str:

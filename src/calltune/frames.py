@@ -13,7 +13,7 @@ from calltune.errors import InputError
 from calltune.formats import gemma4, hermes, json_text, mistral, pythonic, qwen3_coder
 from calltune.formats.functiongemma import MARKS as FUNCTIONGEMMA_MARKS
 from calltune.formats.pieces import END_THINK, THINK
-from calltune.grammar_values import ANNOTATIONS, LENGTHS, Values, Words, compile_error, counted, literal, without
+from calltune.grammar_values import ANNOTATIONS, LENGTHS, Values, Words, counted, literal, value_error, without
 from calltune.schema import Tool
 from calltune.template import Template
 from calltune.tokenizer import Tokenizer
@@ -136,11 +136,12 @@ def arguments_of(
 
 def _python_text(schema: Mapping[str, Any], values: Values) -> tuple[str, tuple[str, ...]]:
     kept = {key: schema[key] for key in ("type", "pattern", "format", "minLength", "maxLength") if key in schema}
-    if kept and compile_error({"type": "object", "properties": {"x": kept}}):
-        left = tuple(key for key in ("pattern", "format") if key in kept)
-        rest = {key: value for key, value in kept.items() if key not in left}
-        return _python_text(rest, values)[0], left
-    return f"%json {json.dumps(kept or JSON_TEXT)}", ()
+    left: tuple[str, ...] = ()
+    for parts in (("pattern", "format"), LENGTHS):
+        if kept and value_error(kept):
+            left += tuple(key for key in parts if key in kept)
+            kept = {key: value for key, value in kept.items() if key not in left}
+    return f"%json {json.dumps(kept or JSON_TEXT)}", left
 
 
 PYTHON = Words(

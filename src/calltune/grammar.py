@@ -17,7 +17,7 @@ from calltune.errors import InputError, Problem
 from calltune.formats import get_format
 from calltune.formats.pieces import END_THINK, THINK
 from calltune.frames import Frame, arguments_of, frame_of, spelled
-from calltune.grammar_values import SPACING, compile_error, literal, without
+from calltune.grammar_values import SPACING, compile_error, literal, value_error, without
 from calltune.schema import Reply, Tool, ToolCall, shorten, validate_call
 from calltune.template import Template
 from calltune.tokenizer import Tokenizer
@@ -141,7 +141,8 @@ def offered_tools(tools: Sequence[Tool], rules: Rules) -> list[Tool]:
         found = [tool for tool in tools if tool.name == rules.choice]
         if not found:
             problem = Problem("unknown_function", rules.choice, ", ".join(tool.name for tool in tools) or "no tool")
-            raise InputError("tool_choice names a tool that is not offered", problems=[problem])
+            raise InputError("tool_choice names a tool that is not offered", problems=[problem],
+                             next_step="name one that is offered, or take auto, none or required")  # fmt: skip
         return found
     if rules.choice == "required" and not tools:
         raise InputError("tool_choice is required, but no tools were given",
@@ -191,13 +192,13 @@ def enforceable(tool: Tool) -> tuple[dict[str, Any], tuple[str, ...]]:
 def _simpler(value: Any, root: Mapping[str, Any]) -> tuple[Any, str]:
     """A property's schema as far as it compiles, and why it is not whole."""
     around = {key: root[key] for key in ("$defs", "definitions") if key in root}
-    error = compile_error(around | {"type": "object", "properties": {"x": value}})
+    error = value_error(value, around)
     if not error:
         return value, ""
     if isinstance(value, Mapping):
         for keys in (("type", "enum", "items", "properties", "required"), ("type", "enum"), ("type",)):
             part = {key: value[key] for key in keys if key in value}
-            if part and not compile_error(around | {"type": "object", "properties": {"x": part}}):
+            if part and not value_error(part, around):
                 return part, error
     return True, error
 

@@ -52,6 +52,12 @@ def compile_error(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
     return shorten(said, 160)
 
 
+def value_error(schema: Any, around: Mapping[str, Any] | None = None) -> str:
+    """Why llguidance cannot make a value of a schema; empty where it can. It says that no value fits only of what
+    must be there. `around`: the definitions that the schema refers to."""
+    return compile_error({**(around or {}), "type": "object", "properties": {"x": schema}, "required": ["x"]})
+
+
 def literal(text: str) -> str:
     """A literal of the grammar; '' for no text."""
     return json.dumps(text, ensure_ascii=False) if text else ""
@@ -67,7 +73,8 @@ def counted(schema: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """A pattern of texts, at least a character, for a schema's lengths, and what of the schema is left out."""
     low, high = schema.get("minLength", 0), schema.get("maxLength")
     left = tuple(key for key in ("pattern", "format") if key in schema)
-    if any(not isinstance(n, int) or not 0 <= n <= LONGEST for n in (low, 0 if high is None else high)):
+    whole = all(isinstance(n, int) and 0 <= n <= LONGEST for n in (low, 0 if high is None else high))
+    if not whole or (high is not None and high < low):
         return "(?s:.+)", (*left, *(key for key in LENGTHS if key in schema))
     if not low and high is None:
         return "(?s:.+)", left
@@ -145,7 +152,7 @@ class Values:
         self.free = self.free or kind == "number"
         kept = {"type": kind} | {key: schema[key] for key in NUMBERS if key in schema}
         self._leave(schema, kept.keys(), path)
-        if error := compile_error({"type": "object", "properties": {"x": kept}}):
+        if error := value_error(kept):
             self.missing.append(f"{path}: {error}")
             kept = {"type": kind}
         return self.rule(f"%json {json.dumps(kept)}")
@@ -153,6 +160,9 @@ class Values:
     def _list(self, schema: Mapping[str, Any], path: str) -> str:
         self._leave(schema, {"type", "items", "minItems", "maxItems"}, path)
         low, high = schema.get("minItems", 0), schema.get("maxItems")
+        if high is not None and high < low:
+            self.missing.append(f"{path}: minItems {low} and maxItems {high}, which no list fits")
+            low, high = 0, None
         if high == 0:
             return '"[]"'
         item = self.rule(self.value(schema.get("items", True), path + "/items"))

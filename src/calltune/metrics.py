@@ -1,4 +1,4 @@
-"""metrics.jsonl and calltune.json as others than the writer read them: while they grow, and without a model.
+"""metrics.jsonl as others than the writer read it: while it grows, and without a model.
 
 A line of metrics has `step` and figures (docs/training.md), or an `event` with a `text`: `quarantined`, `skipped`,
 `exploded`, `invalid`. Where a run was taken up again stands in its record.
@@ -15,7 +15,6 @@ from calltune.errors import InputError
 from calltune.platform.paths import disk_problem
 
 FILE = "metrics.jsonl"
-RUN_FILE = "calltune.json"
 WORDS = {"best": "best", "resumed": "taken up again", "quarantined": "rows left out", "skipped": "update left out",
          "exploded": "loss explodes", "invalid": "no finite loss"}  # fmt: skip
 
@@ -39,27 +38,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                              next_step="take the line out; the run itself does not need it") from error  # fmt: skip
         rows.append(row)
     return rows
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """A run's record, finished or not. Raises InputError where there is none that can be read."""
-    try:
-        record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        if not isinstance(record.get("settings"), dict):
-            raise ValueError("it has no settings")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder} is not a run: {RUN_FILE} cannot be read ({error})",
-                         next_step="name a folder that `calltune train` wrote or is writing") from error  # fmt: skip
-    return record
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    """The settings of a run, for going on with it. Raises InputError: no run, or its rows were given in Python."""
-    settings: dict[str, Any] = read_record(folder)["settings"]
-    if not settings.get("data") and not settings.get("tools"):
-        raise InputError(f"the rows of the run {folder} were given in Python, and are not known here",
-                         next_step="call calltune.train again with the same rows")  # fmt: skip
-    return settings
 
 
 def marks(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[tuple[int, str]]:

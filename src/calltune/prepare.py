@@ -27,6 +27,7 @@ from calltune.template import Template, choose_template, probe_thinking
 from calltune.tokenizer import Tokenizer
 
 Rows = tuple[Conversation, ...]
+MOST_ROW_HASHES = 20_000  # 9 bytes each
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,18 @@ class Prepared:
 def examples_hash(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps([example.ids, [(s.start, s.end) for s in example.spans]]).encode())
+        digest.update(_bytes(example))
     return digest.hexdigest()[:16]
+
+
+def row_hashes(examples: Sequence[Example]) -> list[str]:
+    """A short hash of each example, by which a changed one is named; none for too many."""
+    few = examples if len(examples) <= MOST_ROW_HASHES else []
+    return [hashlib.sha256(_bytes(example)).hexdigest()[:8] for example in few]
+
+
+def _bytes(example: Example) -> bytes:
+    return json.dumps([example.ids, [(s.start, s.end) for s in example.spans]]).encode()
 
 
 def prepare(settings: TrainSettings, tokenizer: Tokenizer, data: Any = None) -> Prepared:

@@ -15,13 +15,13 @@ from itertools import accumulate, islice
 
 from calltune.data.messages import raw_text
 from calltune.formats import Piece, join
-from calltune.schema import Conversation, Message, Tool
+from calltune.guarding import guarded
+from calltune.schema import GUARD, Conversation, Message, Tool
 from calltune.template import Template
-from calltune.tokenizer import Tokenizer
+from calltune.tokenizer import Encoded, Tokenizer
 
 THINK_OPEN = "<think>"
 CHUNK = 64  # rows that are tokenised together
-Encoded = tuple[list[int], list[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def prompt_ids(
     *,
     open_thinking: bool = False,
 ) -> list[int]:
-    """`prompt_text` as ids, tokenised as `render` does it."""
+    """`prompt_text` as ids, tokenised as `render` does it: text in messages that looks like a control token is none
+    (guarding.py)."""
+    messages, tools = guarded(messages, tools, tokenizer)
     return tokenizer.encode(prompt_text(messages, tools, template, open_thinking=open_thinking))
 
 
@@ -81,7 +83,7 @@ def render(conversation: Conversation, template: Template, tokenizer: Tokenizer)
     """
     if (text := raw_text(conversation)) is not None:
         return [_text_example(text, conversation.id, tokenizer)]
-    turns = _turns(conversation, template)
+    turns = _turns(conversation, template, tokenizer)
     befores = [tokenizer.encode(turn.prompt) for turn in turns]
     replies = [tokenizer.encode_with_offsets(turn.text) for turn in turns]
     return _joined(conversation.id, turns, befores, replies, tokenizer)
@@ -89,21 +91,25 @@ def render(conversation: Conversation, template: Template, tokenizer: Tokenizer)
 
 @dataclass(frozen=True)
 class _Turn:
-    """One assistant turn as text: the prompt for it, and the pieces of the reply, which joined are `text`."""
+    """One assistant turn as text: the prompt for it, and the pieces of the reply, which joined are `text` without
+    GUARD."""
 
     prompt: str
     pieces: tuple[Piece, ...]
     text: str
 
 
-def _turns(conversation: Conversation, template: Template) -> list[_Turn]:
-    messages, tools = conversation.messages, conversation.tools
+def _turns(conversation: Conversation, template: Template, tokenizer: Tokenizer) -> list[_Turn]:
+    messages, tools = guarded(conversation.messages, conversation.tools, tokenizer)
     turns = []
     for i, message in enumerate(messages):
         if message.role != "assistant" or i == 0:  # a greeting answers nothing: there is no prompt to learn it from
             continue
         pieces = (*template.reply(message), Piece(template.stop, "syntax"))
-        turns.append(_Turn(prompt_text(messages[:i], tools, template), pieces, join(pieces)))
+        text = join(pieces)
+        if GUARD in text:
+            pieces = tuple(Piece(piece.text.replace(GUARD, ""), piece.kind) for piece in pieces)
+        turns.append(_Turn(prompt_text(messages[:i], tools, template), pieces, text))
     return turns
 
 
@@ -141,7 +147,7 @@ def render_all(conversations: Iterable[Conversation], template: Template, tokeni
     """The examples of `render` for many rows; tokenised CHUNK rows at a time, which uses all cores."""
     rows, examples = iter(conversations), list[Example]()
     while chunk := list(islice(rows, CHUNK)):
-        turns = [[] if raw_text(row) is not None else _turns(row, template) for row in chunk]
+        turns = [[] if raw_text(row) is not None else _turns(row, template, tokenizer) for row in chunk]
         befores = iter(tokenizer.encode_many([turn.prompt for row in turns for turn in row]))
         replies = iter(tokenizer.encode_many_with_offsets([turn.text for row in turns for turn in row]))
         for row, own in zip(chunk, turns, strict=True):
@@ -165,7 +171,7 @@ def _reply_ids(
 ) -> tuple[list[int], list[Span]]:
     """The reply's ids after the prompt `before`, with spans counted from the reply's start."""
     ids, offsets = encoded
-    if tokenizer.decode(ids) != turn.text:  # some tokenizers put a space in front of every text
+    if tokenizer.decode(ids) != turn.text.replace(GUARD, ""):  # some tokenizers put a space before every text
         prompt = tokenizer.decode(before)
         ids, offsets = tokenizer.encode_with_offsets(prompt + turn.text)
         ids, offsets = ids[len(before) :], offsets[len(before) :]

@@ -23,6 +23,7 @@ from calltune.template import Template
 from calltune.tokenizer import Tokenizer
 
 FEWEST = 1000  # rows; fewer are rendered in a second or two
+FORM = 2  # of what is rendered; a change of render.py that gives other ids raises it
 MOST_FILES = 8  # of the cache; the oldest go
 KINDS = ("think", "name", "arguments", "syntax", "answer")
 
@@ -46,7 +47,7 @@ def render_kept(rows: Sequence[Conversation], template: Template, tokenizer: Tok
 
 
 def _key(rows: Sequence[Conversation], template: Template, tokenizer: Tokenizer) -> str:
-    digest = hashlib.sha256(f"{__version__}/{template.hash}/".encode())
+    digest = hashlib.sha256(f"{__version__}/{FORM}/{template.hash}/".encode())
     digest.update(tokenizer.inner.backend_tokenizer.to_str().encode())
     tools: dict[int, bytes] = {}  # rows share them
     for row in rows:

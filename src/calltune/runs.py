@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,11 +26,13 @@ from calltune.data.readers import load_conversations
 from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
 from calltune.metrics import FILE as METRICS
-from calltune.metrics import RUN_FILE, read_metrics
+from calltune.metrics import read_metrics
+from calltune.platform.builtin import BUILTIN_MODELS
 from calltune.platform.lock import check_unlocked, locked
 from calltune.platform.machine import machine
 from calltune.platform.paths import atomic_write, check_writable, disk_problem, sha256_file
-from calltune.prepare import Prepared, examples_hash
+from calltune.prepare import Prepared, examples_hash, row_hashes
+from calltune.records import RUN_FILE, read_record
 from calltune.schema import Conversation, Tool, read_tools
 from calltune.settings import TrainSettings, to_dict
 from calltune.template import Template
@@ -82,13 +84,9 @@ def is_run(path: Path) -> bool:
 
 def read_run(folder: Path) -> Run:
     """Raises InputError when the folder is not a run, or one that was not finished."""
-    try:
-        record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} is not a run: {RUN_FILE} cannot be read ({error})",
-                         next_step="name a folder that `calltune train` wrote") from error  # fmt: skip
-    if record.get("state") != "finished":
-        raise InputError(f"the run {folder} was not finished (state: {record.get('state')})",
+    record = read_record(folder)
+    if record["state"] != "finished":
+        raise InputError(f"the run {folder} was not finished (state: {record['state']})",
                          next_step=f"go on with `calltune train --resume --out {folder}`")  # fmt: skip
     return Run(folder, record)
 
@@ -121,9 +119,9 @@ class RunWriter:
         except OSError as error:
             raise disk_problem(error, self.folder) from error
 
-    def begin(self, settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) -> None:
+    def begin(self, prepared: Prepared, record: dict[str, Any]) -> None:
         """A new run; what is left of an earlier one goes, once it no longer passes for a finished one."""
-        self.record = record_of(settings, prepared, loaded)
+        self.record = record
         self.write()
         for old in (*ADAPTER_FILES, METRICS, "test.jsonl", "tools.json"):
             (self.folder / old).unlink(missing_ok=True)
@@ -136,17 +134,16 @@ class RunWriter:
             text = json.dumps([tool.to_openai() for tool in tools], ensure_ascii=False, indent=1)
             atomic_write(self.folder / "tools.json", text + "\n")
 
-    def resume(
-        self, settings: TrainSettings, prepared: Prepared, loaded: LoadedModel, found: Checkpoint, changed: list[str]
-    ) -> None:
+    def resume(self, prepared: Prepared, record: Mapping[str, Any], found: Checkpoint, changed: list[str]) -> None:
         """Go on with the run as it was at the checkpoint: reports of later updates go, as they will come again."""
         if changed:
             self._check_held_out(prepared)
-        now_ = record_of(settings, prepared, loaded)
         note = {"update": found.update, "time": now()} | ({"changed": changed} if changed else {})
         self.record = self.before | {"state": "training", "resumes": [*self.before.get("resumes", []), note]}
         if changed:
-            self.record |= {key: now_[key] for key in ("settings", "hashes", "data", "template", "golden_prompt")}
+            self.record |= {
+                key: record[key] for key in ("settings", "hashes", "row_hashes", "data", "template", "golden_prompt")
+            }
         with (self.folder / METRICS).open("ab") as file:
             file.truncate(int(found.state["metrics_bytes"]))
             os.fsync(file.fileno())
@@ -197,35 +194,38 @@ class RunWriter:
 def recorded(folder: Path) -> dict[str, Any]:
     """The record of the run in the folder, finished or not; empty where there is none. Raises InputError for one
     that cannot be read."""
-    if not is_run(folder):
-        return {}
-    try:
-        record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        if not {"state", "settings", "hashes"} <= record.keys():
-            raise ValueError("it lacks settings or hashes")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"there is a run in {folder} already, whose {RUN_FILE} cannot be read ({error})",
-            next_step="give another folder with --out, or --overwrite to replace it",
-        ) from error
-    return record
+    return read_record(folder) if is_run(folder) else {}
 
 
-def record_of(settings: TrainSettings, prepared: Prepared, loaded: LoadedModel) -> dict[str, Any]:
-    """What calltune.json says of a run that begins."""
+def record_of(
+    settings: TrainSettings, prepared: Prepared, loaded: LoadedModel, origin: Run | None = None
+) -> dict[str, Any]:
+    """What calltune.json says of a run that begins, with the adapter of `origin` where there is one."""
     parts, here = prepared.parts, machine()
     return {
         "version": VERSION, "calltune": __version__, "state": "training", "created": now(),
         "model": {"name": loaded.name, "folder": str(loaded.folder), "dtype": loaded.dtype},
         "template": prepared.template.to_dict(),
         "hashes": {"template": prepared.template.hash, "data": prepared.hash, "valid": examples_hash(prepared.valid),
-                   "model": weights_hash(loaded.folder)} | tokenizer_hashes(loaded.folder),
+                   "model": weights_hash(loaded.folder),
+                   "origin": sha256_file(origin.folder / ADAPTER_FILES[0])[:16] if origin else "none",
+                   } | tokenizer_hashes(loaded.folder),
+        **({"init_from": str(origin.folder.absolute())} if origin else {}),
         "data": {"origin": parts.origin, "rows": {"train": len(parts.train), "valid": len(parts.valid),
                  "test": len(parts.test)}, **prepared.counts, "lengths": dict(prepared.lengths),
                  **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
+        "row_hashes": {"data": " ".join(row_hashes(prepared.train)), "valid": " ".join(row_hashes(prepared.valid))},
         "golden_prompt": list(prepared.golden_prompt),
-        "settings": to_dict(settings), "machine": here.to_dict(), "versions": here.versions,
+        "settings": to_dict(settings) | places(settings), "machine": here.to_dict(), "versions": here.versions,
     }  # fmt: skip
+
+
+def places(settings: TrainSettings) -> dict[str, str]:
+    """The settings that name files or folders, from the root: a run can be taken up again from anywhere."""
+    named = {name: getattr(settings, name) for name in ("model", "data", "tools", "requests", "template")}
+    paths = {name: Path(value).expanduser().absolute() for name, value in named.items()
+             if value and value not in BUILTIN_MODELS}  # fmt: skip
+    return {name: str(path) for name, path in paths.items() if path.exists()}
 
 
 def shared_tools(rows: Sequence[Conversation]) -> tuple[Tool, ...]:

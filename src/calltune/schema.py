@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,6 +20,9 @@ from calltune.errors import InputError, Problem, pointer
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 NO_REGISTRY: Registry[Any] = Registry()
+# Stands inside text that is not to be read as a control token (guarding.py). Unicode keeps this character for the
+# inside of programs; it reaches no model.
+GUARD = "\ufdd0"
 KINDS = {"required": "missing_argument", "type": "wrong_type", "enum": "not_in_enum"}  # of JSON Schema's words
 
 
@@ -153,6 +156,20 @@ class Reply:
 
     def to_message(self) -> Message:
         return Message("assistant", self.content, self.thinking, tuple(c for c in self.calls if not c.error))
+
+
+def numbered(reply: Reply, messages: Sequence[Message]) -> Reply:
+    """The reply with an id for each call that no other call of the conversation has."""
+    used = {call.id for message in messages for call in message.calls}
+    count = sum(len(message.calls) for message in messages)
+    calls = []
+    for call in reply.calls:
+        while call.id is None or call.id in used:
+            call = replace(call, id=f"call_{count}")
+            count += 1
+        used.add(call.id)
+        calls.append(call)
+    return replace(reply, calls=tuple(calls))
 
 
 def shorten(value: Any, limit: int = 80) -> str:

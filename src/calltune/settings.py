@@ -41,7 +41,9 @@ setting = _help  # for the settings of other modules
 class TrainSettings:
     """What `calltune train` does. Counts of steps are optimizer updates."""
 
-    model: str = _help("folder, hub name, .gguf file or built-in name", "")
+    model: str = _help(
+        "folder, hub name, .gguf file or built-in name; or a run, whose adapter is trained further", ""
+    )
     data: str | None = _help("file, folder, hub data set or builtin:assistant", None)
     tools: str | None = _help("Python file or OpenAI tools JSON: training requests are made for it", None)
     requests: str | None = _help("YAML file with example requests for --tools, beside those in docstrings", None)

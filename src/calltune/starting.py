@@ -10,8 +10,9 @@ from typing import Any
 from calltune.checkpoints import Checkpoint, Damaged, folder_of, newest, read_checkpoint, remove
 from calltune.engine import ranks
 from calltune.errors import CalltuneError, InputError
+from calltune.prepare import Prepared
 from calltune.progress import Progress
-from calltune.resuming import check_same, told
+from calltune.resuming import check_same, row_changes, told
 from calltune.runs import Run, RunWriter
 from calltune.settings import TrainSettings
 
@@ -38,14 +39,14 @@ def check_asked(settings: TrainSettings, writer: RunWriter) -> None:
 
 
 def find_start(
-    writer: RunWriter, folder: Path, now: Mapping[str, Any], force: bool, progress: Progress
+    writer: RunWriter, folder: Path, now: Mapping[str, Any], prepared: Prepared, force: bool, progress: Progress
 ) -> Run | Start | None:
     """The finished run that is asked for again, the checkpoint to go on from, or None to begin anew; all processes
     agree on the first one's finding. Raises InputError: another run, or another one's differences."""
     if ranks.rank():
         return _as_told(folder, now)
     try:
-        found = _find(writer, now, force, progress)
+        found = _find(writer, now, prepared, force, progress)
     except CalltuneError:
         ranks.tell(REFUSED)
         raise
@@ -53,12 +54,15 @@ def find_start(
     return found
 
 
-def _find(writer: RunWriter, now: Mapping[str, Any], force: bool, progress: Progress) -> Run | Start | None:
+def _find(
+    writer: RunWriter, now: Mapping[str, Any], prepared: Prepared, force: bool, progress: Progress
+) -> Run | Start | None:
     before = writer.before
     if not before:
         return None
+    rows = row_changes(before.get("row_hashes", {}), {"data": prepared.train, "valid": prepared.valid})
     if before["state"] == "finished" and not _goes_on(before, now, force):
-        check_same(before, now, False, writer.folder)
+        check_same(before, now, force, writer.folder, rows, finished=True)
         progress.say(f"the run in {writer.folder} is finished; there is nothing to do (--overwrite trains it anew)")
         return Run(writer.folder, before)
     found, damaged = newest(writer.folder, progress.say)
@@ -66,7 +70,7 @@ def _find(writer: RunWriter, now: Mapping[str, Any], force: bool, progress: Prog
         progress.say(f"the run in {writer.folder} was stopped before its first checkpoint: it begins anew")
         return None
     run = found.state["run"]
-    differing = check_same(run, now, force, writer.folder)
+    differing = check_same(run, now, force, writer.folder, rows)
     for place in damaged:
         remove(place)
     for name in ("calltune", "mlx"):

@@ -3,41 +3,78 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from calltune.errors import InputError
+from calltune.schema import GUARD
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+
+
+UNUSED = re.compile(r"unused_?\d+|reserved_special_token")  # Gemma has 6,242 of these; they mean nothing
+AROUND = re.compile(r"tool|think|turn|call|response|function")
+Encoded = tuple[list[int], list[tuple[int, int]]]
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """`inner` is a transformers fast tokenizer. Text is always encoded as it stands: special tokens in it are
-    read as such, and none is added (trap T02: what writes a BOS is the template, in training as in use)."""
+    read as such, and none is added (trap T02: what writes a BOS is the template, in training as in use). GUARD in a
+    text is left out; no token reaches over it."""
 
     inner: Any
     stop_ids: frozenset[int]
     template: str | None = None
 
     def encode(self, text: str) -> list[int]:
+        if GUARD in text:
+            return [token for part in text.split(GUARD) for token in self.encode(part)]
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and, for each, the half-open range of characters that it stands for."""
-        encoded = self._backend.encode(text, add_special_tokens=False)
-        return encoded.ids, encoded.offsets
+    def encode_with_offsets(self, text: str) -> Encoded:
+        """Ids and, for each, the half-open range of characters (without GUARD) that it stands for."""
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        place = 0
+        for part in text.split(GUARD):
+            encoded = self._backend.encode(part, add_special_tokens=False)
+            ids += encoded.ids
+            offsets += [(start + place, end + place) for start, end in encoded.offsets] if place else encoded.offsets
+            place += len(part)
+        return ids, offsets
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each, on all cores."""
-        return [encoded.ids for encoded in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [
+            self.encode(text) if GUARD in text else encoded.ids for text, encoded in zip(texts, found, strict=True)
+        ]
 
-    def encode_many_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    def encode_many_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         found = self._backend.encode_batch(texts, add_special_tokens=False)
-        return [(encoded.ids, encoded.offsets) for encoded in found]
+        return [self.encode_with_offsets(text) if GUARD in text else (encoded.ids, encoded.offsets)
+                for text, encoded in zip(texts, found, strict=True)]  # fmt: skip
+
+    @cached_property
+    def control_texts(self) -> re.Pattern[str] | None:
+        """Finds the texts of tokens that steer: the special ones and those that end a reply."""
+        added = self.inner.added_tokens_decoder
+        ids = {*self.inner.all_special_ids, *self.stop_ids, *(i for i, token in added.items() if token.special)}
+        return _any_of(str(added[i]) for i in ids if i in added and not UNUSED.search(str(added[i])))
+
+    @cached_property
+    def marker_texts(self) -> re.Pattern[str] | None:
+        """Finds these, and those of tokens around calls, results and plans, which need not be special ones. Others
+        that are read as one wherever they stand (Gemma has HTML's tags) steer nothing."""
+        control = self.control_texts
+        texts = map(str, self.inner.added_tokens_decoder.values())
+        return _any_of(text for text in texts if AROUND.search(text) or (control and control.fullmatch(text)))
 
     @property
     def _backend(self) -> Any:
@@ -55,6 +92,19 @@ class Tokenizer:
     def special_variables(self) -> dict[str, str]:
         """`bos_token`, `eos_token` and so on, as chat templates expect them."""
         return {key: str(value) for key, value in self.inner.special_tokens_map.items() if isinstance(value, str)}
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    """The longest first; a single character cannot be cut and is left out, and so is white space. Texts are grouped
+    by how they begin: Gemma has thousands, and a search tries every branch at every character."""
+    groups: dict[str, list[str]] = {}
+    for text in sorted({text for text in texts if len(text.strip()) > 1}, key=len, reverse=True):
+        groups.setdefault(text[:3], []).append(re.escape(text[3:]))
+    if not groups:
+        return None
+    first = "".join(sorted({re.escape(begin[0]) for begin in groups}))
+    branches = (f"{re.escape(begin)}(?:{'|'.join(groups[begin])})" for begin in sorted(groups, key=len, reverse=True))
+    return re.compile(f"(?=[{first}])(?:{'|'.join(branches)})")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -12,6 +12,7 @@ from calltune.errors import InputError
 from calltune.functions import Outcome
 from calltune.schema import Conversation, Message, Reply, Tool, ToolCall
 
+MAX_STEPS = 8  # replies for one request
 Ended = Literal["answer", "cut", "max_steps", "repeated", "empty"]
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from calltune.batching import common_prefix
+from calltune.caller import find_run
 from calltune.conversations import conversation_groups
 from calltune.engine import ranks
-from calltune.engine.adapter import AdapterSettings, add_adapter, save_adapter, trainable_count
+from calltune.engine.adapter import AdapterSettings, add_adapter, begin_with, save_adapter, trainable_count
 from calltune.engine.footprint import shape_of
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.probe import on_gpu
@@ -66,7 +67,8 @@ def _train(
     check_reporters(settings.report_to)
     writer = RunWriter(Path(settings.out), overwrite=settings.overwrite, keep=settings.keep_checkpoints)
     check_asked(settings, writer)
-    loaded = loaded or load(settings.model, settings.dtype)
+    origin = find_run(settings.model) if loaded is None else None
+    loaded = loaded or load(origin.base if origin else settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
     prepared = prepare(settings, loaded.tokenizer, data)
     for note in (*prepared.notes, *_memory(loaded, prepared, settings)):
@@ -75,11 +77,17 @@ def _train(
         raise InputError("--patience needs validation rows, and there are none",
                          next_step="give some with --valid, or leave --patience out")  # fmt: skip
     with writer.locked(progress.say):
-        found = find_start(writer, folder, record_of(settings, prepared, loaded), settings.force, progress)
+        now = record_of(settings, prepared, loaded, origin)
+        found = find_start(writer, folder, now, prepared, settings.force, progress)
         if isinstance(found, Run):
             return found
         adapter = adapter_settings(settings)
         keys = add_adapter(loaded.model, adapter, settings.seed)
+        if origin:
+            begin_with(loaded.model, adapter, origin.folder)
+            progress.say(f"it begins with the adapter of {origin.folder}")
+            if origin.template.hash != prepared.template.hash:
+                progress.say("warning: that adapter was trained with another template")
         if ranks.size() > 1:
             progress.say(f"{ranks.size()} processes train together, each its share of every batch")
         progress.say(f"trainable parameters: {trainable_count(loaded.model):,} ({settings.fine_tune})")
@@ -95,9 +103,9 @@ def _train(
         loop = Loop(plan, prepared, settings, writer, callback, progress, select)
         loop.again = how_to_go_on(settings, data)
         if found is None:
-            writer.begin(settings, prepared, loaded)
+            writer.begin(prepared, now)
         else:
-            writer.resume(settings, prepared, loaded, found.checkpoint, found.changed)
+            writer.resume(prepared, now, found.checkpoint, found.changed)
             loop.restore(found)
         loop.run()
         save_adapter(writer.folder, loop.best_arrays, adapter, keys, loaded.folder, len(loaded.model.layers))

@@ -12,8 +12,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from calltune.metrics import FILE, WORDS, marks, read_metrics, read_record
+from calltune.metrics import FILE, WORDS, marks, read_metrics
 from calltune.platform.lock import owner_of
+from calltune.records import read_record
 from calltune.report_charts import curve_points
 from calltune.report_page import charts
 from calltune.report_text import duration, percent

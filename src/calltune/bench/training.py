@@ -23,6 +23,9 @@ OURS = "calltune"
 PEERS = ("mlx-lm", "mlx-lm-sorted", "mlx-lm-stock-blas", "transformers")
 
 
+MOST_VALID = 16  # validation rows, where their number is not given
+
+
 @dataclass(frozen=True)
 class BenchSettings:
     """What is compared. Counts of updates: 0 for as many as the epochs need."""
@@ -31,7 +34,7 @@ class BenchSettings:
     shape: str | None = None
     tokenizer: str = DEFAULT_MODEL  # of a shape
     rows: int = 64
-    valid_rows: int = 16
+    valid_rows: int | None = None  # none: a quarter of the rows, at most MOST_VALID
     built_in_tools: int = 0
     updates: int = 0
     peer_updates: int = 0
@@ -39,6 +42,13 @@ class BenchSettings:
     eval_every: int = 0
     attention: tuple[str, ...] = ()  # of transformers; empty: the fastest
     timeout: float = 3600.0  # seconds for one side
+
+
+def valid_count(bench: BenchSettings) -> int:
+    """How many validation rows each side has; 0 for all."""
+    if bench.valid_rows is not None:
+        return bench.valid_rows
+    return min(MOST_VALID, max(1, bench.rows // 4)) if bench.rows else MOST_VALID
 
 
 def bench_train(settings: TrainSettings, bench: BenchSettings, progress: Progress | None = None) -> dict[str, Any]:
@@ -59,7 +69,8 @@ def bench_train(settings: TrainSettings, bench: BenchSettings, progress: Progres
     folder = model_folder(bench.tokenizer) if bench.shape and not _has_tokenizer(bench.tokenizer) else None
     folder = folder or (Path(bench.tokenizer) if bench.shape else model_folder(settings.model))
     tokenizer = load_tokenizer(folder)
-    prepared = prepare_rows(settings, tokenizer, rows=bench.rows, valid=bench.valid_rows, tools=bench.built_in_tools)
+    valid = valid_count(bench)
+    prepared = prepare_rows(settings, tokenizer, rows=bench.rows, valid=valid, tools=bench.built_in_tools)
     for note in prepared.notes:
         progress.say(note)
     with tempfile.TemporaryDirectory(prefix="calltune-bench-") as place:

@@ -25,7 +25,7 @@ from calltune.functions import MAX_OUTPUT, TIMEOUT, Function, Outcome
 from calltune.offered import check_executable, offered
 from calltune.report_text import printable
 from calltune.schema import Message, Reply, Tool, ToolCall
-from calltune.trace import Result
+from calltune.trace import MAX_STEPS, Result
 
 NO_ANSWER = 3
 NOT_ASKED = 2
@@ -59,10 +59,12 @@ def add_parser(subparsers: Any) -> None:
     add_generation_flags(parser, constrained=True)
     parser.add_argument("--mcp", action="append", default=[], metavar="S",
                         help="an MCP server: a command line, or an http(s) URL; may be given again")  # fmt: skip
+    parser.add_argument("--mcp-header", action=_Header, metavar="'NAME: VALUE'",
+                        help="sent to the --mcp URL before it, as 'Authorization: Bearer ...'")  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="run functions without asking")
     parser.add_argument("--system", metavar="TEXT", help="a system text to begin with")
-    parser.add_argument("--max-steps", type=int, default=8, metavar="N",
-                        help="replies for one request (default: 8)")  # fmt: skip
+    parser.add_argument("--max-steps", type=int, default=MAX_STEPS, metavar="N",
+                        help=f"replies for one request (default: {MAX_STEPS})")  # fmt: skip
     parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="S",
                         help=f"seconds a call (default: {TIMEOUT:g})")  # fmt: skip
     parser.add_argument("--max-output", type=int, default=MAX_OUTPUT, metavar="N",
@@ -70,6 +72,28 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--trace", metavar="FILE", help="add the conversation to a file of rows")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
+
+
+class _Header(argparse.Action):
+    """Adds a header to those of the server that was named last: no other server is to see it."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        headers = list(namespace.mcp_header or ())
+        namespace.mcp_header = [*headers, (len(namespace.mcp) - 1, str(values))]
+
+
+def _headers(args: argparse.Namespace, place: int) -> dict[str, str]:
+    """The headers for the server that is number `place`. Raises InputError, which never shows a value."""
+    found = {}
+    for owner, text in args.mcp_header or ():
+        name, sign, value = text.partition(":")
+        if owner < 0 or not sign:
+            wrong = "stands before every --mcp" if owner < 0 else "has no colon"
+            raise InputError(f"an --mcp-header {wrong}",
+                             next_step="--mcp URL --mcp-header 'Authorization: Bearer TOKEN'")  # fmt: skip
+        if owner == place:
+            found[name.strip()] = value.strip()
+    return found
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,10 +131,13 @@ def _functions(args: argparse.Namespace, found: Any, stack: ExitStack) -> list[F
     if args.tools:
         sources += offered(args.tools, found)
         check_executable(sources, found)  # before a server is started
-    for target in args.mcp:
+    if args.mcp_header and not args.mcp:
+        _headers(args, 0)
+    for place, target in enumerate(args.mcp):
         from calltune.functions.mcp_tools import McpServer
 
-        server = stack.enter_context(McpServer(target, timeout=args.timeout))
+        headers = _headers(args, place)
+        server = stack.enter_context(McpServer(target, headers=headers, timeout=args.timeout))
         for note in server.notes:
             print(f"note: {printable(note)}", file=sys.stderr)
         sources.append(server)

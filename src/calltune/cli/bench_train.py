@@ -44,7 +44,6 @@ def add_parser(subparsers: Any) -> None:
                         help="of the rows, for a shape: model or folder (default: smollm2-135m)")  # fmt: skip
     counts = {
         "rows": (64, "training rows, evenly taken from the data; 0 for all"),
-        "valid-rows": (16, "validation rows; 0 for all"),
         "built-in-tools": (0, "offer only the first few of the built-in functions; 0 for all"),
         "updates": (0, "our updates; 0 for as many as --epochs need"),
         "peer-updates": (0, "updates of each peer; 0 for as many as --epochs need"),
@@ -53,6 +52,8 @@ def add_parser(subparsers: Any) -> None:
     }
     for name, (default, text) in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+    parser.add_argument("--valid-rows", type=int, metavar="N",
+                        help="validation rows; 0 for all (default: a quarter of --rows, at most 16)")  # fmt: skip
     parser.add_argument("--attention", default="", metavar="NAMES",
                         help="of transformers: eager, sdpa, flash_attention_2 (default: the fastest)")  # fmt: skip
     parser.add_argument("--timeout", type=float, default=3600.0, metavar="SECONDS", help="for each side")
@@ -85,7 +86,7 @@ def read_settings(args: argparse.Namespace) -> Any:
     given = FIXED | {name: value for name, value in vars(args).items() if name in names}
     settings = resolve(TrainSettings, given, "the flags", "bench train")
     low = [f"--{name.replace('_', '-')}" for name in ("rows", "valid_rows", "built_in_tools", "updates",
-           "peer_updates", "warm_up", "eval_every") if getattr(args, name) < 0]  # fmt: skip
+           "peer_updates", "warm_up", "eval_every") if (getattr(args, name) or 0) < 0]  # fmt: skip
     if low:
         raise InputError(f"{', '.join(low)}: at least 0", next_step="`calltune bench train --help` shows how")
     against = [name.strip() for name in args.against.split(",") if name.strip() and name.strip() != "none"]

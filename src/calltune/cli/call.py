@@ -26,7 +26,7 @@ from calltune.errors import InputError
 from calltune.functions import Function
 from calltune.offered import check_executable, offered
 from calltune.report_text import printable
-from calltune.schema import Message
+from calltune.schema import Message, numbered
 
 EXAMPLE = """examples:
   calltune call demo/run "Set a timer for 5 minutes"
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     for _ in range(ROUNDS):
         reply = caller(messages, tools, max_tokens=args.max_tokens, sampling=sampling,
                        open_thinking=args.open_thinking, rules=rules)  # fmt: skip
+        reply = numbered(reply, messages)
         new.append(message_of(reply))
         _show(args, reply_lines(reply, dim=in_colour(sys.stdout)), reply_errors(reply, tools))
         for note in reply.notes:

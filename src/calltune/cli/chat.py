@@ -25,7 +25,7 @@ from calltune.consent import ask
 from calltune.functions import Function
 from calltune.offered import offered
 from calltune.report_text import printable
-from calltune.schema import Message, Reply, ToolCall
+from calltune.schema import Message, Reply, ToolCall, numbered
 
 EXAMPLE = """examples:
   calltune chat demo/run
@@ -82,7 +82,7 @@ class Session:
         """Streams the reply to one request, runs its calls if that is wished, and keeps what was finished."""
         exchange = [Message("user", text)]
         for _ in range(ROUNDS):
-            reply = self.stream([*self.messages, *exchange])
+            reply = numbered(self.stream([*self.messages, *exchange]), [*self.messages, *exchange])
             exchange.append(reply.to_message())
             calls = readable(reply)
             if not calls:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from calltune.platform.machine import check_supported, machine
 from calltune.platform.mlx_build import installed_builds
 from calltune.platform.paths import cache_dir, check_writable
 from calltune.recipes import with_recipe
+from calltune.schema import read_tools
 from calltune.settings import TrainSettings, read_yaml, resolve
 
 SLOW_GFLOPS = 20.0  # the reference BLAS gives 3-7, an optimised one 40 and more on a single core
@@ -31,8 +33,9 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--fit", nargs=2, metavar=("MODEL", "DATA"),
-                        help="instead: predict the peak memory of `calltune train` on DATA (or a Python file with "
-                             "functions) with its defaults, and what would fit; loads no weights")  # fmt: skip
+                        help="instead: predict the peak memory of `calltune train` on DATA (or a file of "
+                             "functions or tools) with its defaults, and what would fit; loads no weights",
+                        )  # fmt: skip
     parser.add_argument("--memory", type=float, metavar="GB", help="with --fit: for a machine with so much of it")
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="with --fit: settings of the run")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -60,13 +63,26 @@ def _fit(args: argparse.Namespace) -> int:
     given = {key.replace("-", "_"): value for key, value in given.items()}
     for name in ("data", "tools"):
         given.pop(name, None)
-    given |= {"model": model, ("tools" if data.endswith(".py") else "data"): data}
+    given |= {"model": model, ("tools" if _are_tools(Path(data)) else "data"): data}
     settings = resolve(TrainSettings, with_recipe(given), str(args.config or "the flags"), "train")
+    from calltune.caller import find_run
     from calltune.fit import fit
 
+    if run := find_run(model):
+        settings = replace(settings, model=run.base)
     report = fit(settings, args.memory)
     print(json.dumps(report, ensure_ascii=False, indent=1) if args.json else _fit_text(report))
     return 0 if report["fits"] else 1
+
+
+def _are_tools(path: Path) -> bool:
+    """Whether the file holds tools: functions, or OpenAI dictionaries instead of rows."""
+    if path.suffix != ".json" or not path.is_file():
+        return path.suffix == ".py"
+    try:
+        return bool(read_tools(path.read_text(encoding="utf-8")))
+    except (InputError, OSError, ValueError):
+        return False  # rows, of which the reader says what is wrong with them
 
 
 def _fit_text(report: dict[str, Any]) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from calltune.cli.bars import Bars
 from calltune.errors import InputError
-from calltune.metrics import settings_of
 from calltune.recipes import with_recipe
+from calltune.records import RUN_FILE, read_record, settings_of
 from calltune.settings import TrainSettings, add_flags, read_yaml, resolve
 
 EXAMPLE = """examples:
   calltune train --model smollm2-135m --tools my_tools.py --out runs/mine
   calltune train --model google/gemma-2-2b-it --data rows.jsonl --out runs/big --learning-rate 1e-4
   calltune train --config mine.yaml --epochs 3
+  calltune train --model runs/mine --data more.jsonl --out runs/more    begins with the adapter of a run
   calltune train --resume --out runs/mine           goes on with a run that was stopped
   mlx.launch -n 2 -- calltune train --model ...     two processes (GPUs) train one model together
 
@@ -27,6 +29,9 @@ imports the file, which runs its code. With --tools these are the defaults: --ro
 --scale 4."""
 
 
+# What a run that goes on with another one's adapter takes from it.
+CARRIED = frozenset({"fine_tune", "num_layers", "rank", "scale", "alpha", "keys", "template", "roles", "think",
+                     "merge_system", "think_instruction"})  # fmt: skip
 SHARES = {"exact_match": "exact", "call_exact_match": "exact calls", "no_call_accuracy": "rightly no call"}
 
 
@@ -87,16 +92,28 @@ def read_settings(args: argparse.Namespace) -> TrainSettings:
     flags = {name: value for name, value in vars(args).items() if name in names}
     given = read_yaml(args.config) if args.config else {}
     given = {key.replace("-", "_"): value for key, value in given.items()}
+    source = "the flags" if not args.config else f"{args.config} and the flags"
     if flags.get("resume", given.get("resume")) and not given.get("model") and not flags.get("model"):
         place = Path(str((given | flags).get("out", TrainSettings.out))).expanduser()
+        resolve(TrainSettings, given | flags, source)  # so that what is wrong here is not said of the run
         before = {key: value for key, value in settings_of(place).items() if key in names}
         return resolve(TrainSettings, before | {"overwrite": False} | given | flags | {"out": str(place)}, str(place))
-    source = "the flags" if not args.config else f"{args.config} and the flags"
-    settings = resolve(TrainSettings, with_recipe(given | flags), source)
+    given |= flags
+    carried = {key: value for key, value in adapter_of(given).items() if key not in given}
+    settings = resolve(TrainSettings, with_recipe(given) | carried, source)
     if not settings.model:
         raise InputError("no model was named",
                          next_step="add --model, as `--model smollm2-135m` for the built-in one")  # fmt: skip
     return settings
+
+
+def adapter_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the model is a run: the form of its adapter and of its template, to be trained further. Raises
+    InputError for a damaged run."""
+    folder = Path(str(given.get("model") or "")).expanduser()
+    if not (folder / RUN_FILE).is_file():
+        return {}
+    return {key: value for key, value in read_record(folder)["settings"].items() if key in CARRIED}
 
 
 def _text(run: Any) -> list[str]:

@@ -127,7 +127,7 @@ def _conversations(source: Source, on_problem: Callable[[Problem], None] | None)
 
 def empty(source: Source) -> InputError:
     problem = Problem("empty_file", f"{source.name} holds no row", "at least one row")
-    return InputError(f"{source.name} is empty", problems=[problem])
+    return InputError(f"{source.name} is empty", problems=[problem], next_step="name a file with rows")
 
 
 def readings(source: Source) -> Iterator[RowReading]:

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_adapters
 
-from calltune.engine.state import write_arrays
+from calltune.engine.state import read_arrays, write_arrays
 from calltune.errors import CannotFinish, InputError, Problem
 from calltune.platform.paths import atomic_write
 
@@ -136,6 +136,31 @@ def read_adapter(model: nn.Module, folder: Path) -> nn.Module:
                          next_step="load it with the model named in its adapter_config.json") from error  # fmt: skip
     adapted.eval()
     return adapted
+
+
+def begin_with(model: nn.Module, settings: AdapterSettings, folder: Path) -> None:
+    """Give the trainable parts, which `add_adapter` made, the weights of the adapter in `folder`. Raises InputError
+    unless that adapter is of the same form."""
+    try:
+        arrays = read_arrays(folder / "adapters.safetensors")
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        kind, scale = config["fine_tune_type"], config["lora_parameters"]["scale"]
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise InputError(f"the adapter in {folder} cannot be read: {error}",
+                         next_step="name a folder that `calltune train` wrote to its end") from error  # fmt: skip
+    problems = []
+    if (kind, scale) != (settings.kind, settings.strength):
+        problems = [Problem("adapter", f"{settings.kind} of scale {settings.strength}", f"{kind} of scale {scale}")]
+    own, found = ({name: tuple(a.shape) for name, a in part.items()} for part in (trained_arrays(model), arrays))
+    differing = sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name))
+    problems += [Problem("adapter", f"{name} {own.get(name, 'none')}", f"{found.get(name, 'none')}")
+                 for name in differing]  # fmt: skip
+    if problems:
+        raise InputError(
+            f"the adapter in {folder} has another form than the one to train", problems=problems,
+            next_step="leave out --fine-tune, --num-layers, --rank, --keys, --scale and --alpha, or give the run's",
+        )  # fmt: skip
+    model.load_weights(list(arrays.items()), strict=False)
 
 
 def _check(settings: AdapterSettings, count: int, layers: int) -> None:

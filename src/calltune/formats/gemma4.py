@@ -16,7 +16,7 @@ from typing import Any
 from calltune.formats.literals import MAX_DEPTH, NAMES, read_json, value_at
 from calltune.formats.pieces import Format, Kinded, Piece, before_calls, check_names, merge, raw_call
 from calltune.formats.scan import Scan, skip
-from calltune.schema import Message, Reply, ToolCall
+from calltune.schema import GUARD, Message, Reply, ToolCall
 
 NAME = re.compile(r"[^\s{}<>:]+")
 PLAIN_KEY = re.compile(r"[^\W\d][\w.\-]*")
@@ -55,8 +55,8 @@ def write_marked(reply: Reply | Message, marks: Marks, form: str) -> tuple[Piece
 
 def value_text(value: Any, marks: Marks) -> str:
     if isinstance(value, str):
-        if marks.string in value:
-            return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+        if marks.string in (plain := value.replace(GUARD, "")):
+            return json.dumps(plain, ensure_ascii=False).replace("<", "\\u003c")
         return f"{marks.string}{value}{marks.string}"
     if isinstance(value, dict):
         keys = [key if PLAIN_KEY.fullmatch(key) else value_text(key, marks) for key in value]

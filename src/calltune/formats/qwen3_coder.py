@@ -23,7 +23,7 @@ from typing import Any
 from calltune.formats.literals import NAMES, read_value
 from calltune.formats.pieces import Format, Piece, before_calls, check_names, merge, raw_call
 from calltune.formats.scan import Scan
-from calltune.schema import Message, Reply, Tool, ToolCall, find_tool
+from calltune.schema import GUARD, Message, Reply, Tool, ToolCall, find_tool
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 FUNCTION, END_FUNCTION = "<function=", "</function>"
@@ -56,7 +56,8 @@ def write(reply: Reply | Message) -> tuple[Piece, ...]:
 def value_text(value: Any) -> str:
     """A value as bare text, as the model's own template writes it."""
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c") if TAGS.search(value) else value
+        plain = value.replace(GUARD, "")
+        return json.dumps(plain, ensure_ascii=False).replace("<", "\\u003c") if TAGS.search(plain) else value
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, tuple)) else str(value)
 
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from calltune.errors import CalltuneError, InputError, Problem
+from calltune.functions.mcp_http import check_headers, connection, is_url, secrets_in
 from calltune.functions.read import Function, check_schema
 from calltune.schema import Tool, shorten
 
@@ -38,7 +39,8 @@ class McpServer:
     `target`: a command line, which is started, or an http(s) URL. `functions` are the tools as functions for an
     agent. They ask before they run: what a server says of its own tools proves nothing. `pure` names those that you
     know to change nothing. `prefix` stands before each name, where two servers have tools of the same name. `env`:
-    a command gets PATH, HOME and the like, and these variables. `timeout`: seconds a call.
+    a command gets PATH, HOME and the like, and these variables. `headers`: of every request to a URL, as
+    `{"Authorization": "Bearer ..."}`; their values are kept out of all messages. `timeout`: seconds a call.
 
     `notes` tell which tools were left out, and why. Raises InputError: the package `mcp` is missing, the server does
     not start, does not answer as an MCP server, or has no tools.
@@ -46,11 +48,12 @@ class McpServer:
 
     def __init__(
         self, target: str, *, pure: Collection[str] = (), prefix: str = "", env: Mapping[str, str] | None = None,
-        timeout: float = 60.0, connect: float = CONNECT,
+        headers: Mapping[str, str] | None = None, timeout: float = 60.0, connect: float = CONNECT,
     ) -> None:  # fmt: skip
         self.target, self.timeout, self.prefix = target, timeout, prefix
         self.notes: tuple[str, ...] = ()
-        self._transport = _transport(target, env)
+        self._transport = _transport(target, env, headers)
+        self._secrets = secrets_in(headers or {})
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -63,7 +66,7 @@ class McpServer:
             found = ready.result(connect)
         except BaseException as error:
             why = f"no tools after {connect:g} seconds" if isinstance(error, TimeoutError) else _root(error)
-            said = self._last_words()
+            why, said = self._hidden(why), self._hidden(self._last_words())
             self.close()
             if not isinstance(error, Exception):
                 raise  # Ctrl-C
@@ -120,6 +123,10 @@ class McpServer:
                 cursor = page.next_cursor
                 if not cursor:
                     break
+            else:
+                self.notes += (
+                    f"{self.target}: more than {MOST_PAGES} pages of tools; those after them are left out",
+                )
             ready.set_result(tools)
             await self._stop.wait()
 
@@ -135,11 +142,11 @@ class McpServer:
                 notes.append(f"{self.target}: the tool {item.name} was left out: {error.problems[0]}")
                 continue
             functions.append(Function(tool, self._caller(item.name), item.name in pure, untyped=True))
-        self.notes = tuple(notes)
+        self.notes += tuple(notes)
         names = [item.name for item in found]
         if not functions:
             self.close()
-            problems = [Problem("bad_tool", note) for note in notes]
+            problems = [Problem("bad_tool", note) for note in self.notes]
             raise InputError(f"the MCP server {self.target} has no tools", problems=problems,
                              next_step="name a server that offers tools")  # fmt: skip
         if unknown := sorted(set(pure) - set(names)):
@@ -160,7 +167,7 @@ class McpServer:
         time, or the server is gone."""
         result = self._wait(self._client.call_tool(name, dict(arguments)), name)
         if result.is_error:
-            raise McpError(_texts(result) or f"{name} failed and did not say why")
+            raise McpError(self._hidden(_texts(result)) or f"{name} failed and did not say why")
         return value_of(result)
 
     def _wait(self, work: Coroutine[Any, Any, T], name: str) -> T:
@@ -180,7 +187,7 @@ class McpServer:
                     future.cancel()
                     raise McpError(f"the MCP server {self.target} does not answer") from None
             except (Exception, concurrent.futures.CancelledError) as error:
-                raise McpError(self._plain(error, name)) from None
+                raise McpError(self._hidden(self._plain(error, name))) from None
 
     def _plain(self, error: BaseException, name: str) -> str:
         """What went wrong with the connection, in words."""
@@ -192,6 +199,12 @@ class McpServer:
         if "connection closed" in low or kind in ("ClosedResourceError", "BrokenResourceError", "CancelledError"):
             said = self._last_words()
             return f"the MCP server {self.target} has ended" + (f"; it said: {said}" if said else "")
+        return text
+
+    def _hidden(self, text: str) -> str:
+        """The text without the values of headers, which a server or a library may repeat."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return text
 
     def _last_words(self) -> str:
@@ -230,11 +243,15 @@ def _texts(result: Any) -> str:
     return "\n".join(parts)
 
 
-def _transport(target: str, env: Mapping[str, str] | None) -> Any:
+def _transport(target: str, env: Mapping[str, str] | None, headers: Mapping[str, str] | None) -> Any:
     """A function from the file for standard error to what the client connects to. Raises InputError."""
     _check_installed()
-    if target.startswith(("http://", "https://")):
-        return lambda errors: target
+    if is_url(target):
+        sent = check_headers(headers or {})
+        return lambda errors: connection(target, sent) if sent else target
+    if headers:
+        raise InputError(f"the MCP server {target} is a command, and headers go to URLs",
+                         next_step="give a command its secrets in `env`")  # fmt: skip
     try:
         words = shlex.split(target)
     except ValueError as error:
@@ -260,7 +277,7 @@ def _cannot_start(target: str, why: str, said: str) -> InputError:
     if said:
         problems.append(Problem("it_said", said))
     step = "check that the address is that of its MCP endpoint (often .../mcp), and that it runs"
-    if not target.startswith(("http://", "https://")):
+    if not is_url(target):
         step = f"run it by hand: {target}{'' if os.sep in target else ' (is it on the PATH?)'}"
     return InputError(f"the MCP server {target} cannot be used", problems=problems, next_step=step)
 

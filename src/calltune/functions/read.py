@@ -160,7 +160,8 @@ def functions_from(source: Any) -> list[Function]:
             items = source["tools"]
     if not isinstance(items, Iterable):
         problem = Problem("bad_tool", shorten(source), "a function, a tool list, a .py or a .json file")
-        raise InputError("the tools cannot be read", problems=[problem])
+        raise InputError("the tools cannot be read", problems=[problem],
+                         next_step="give functions, their file, or a list of OpenAI tools")  # fmt: skip
     functions: list[Function] = []
     problems: list[Problem] = []
     for i, item in enumerate(items):
@@ -176,7 +177,8 @@ def functions_from(source: Any) -> list[Function]:
         raise InputError(f"{origin}: some tools cannot be read", problems=problems, next_step=step)
     if not functions:
         problem = Problem("no_tools", origin, "at least one public function or tool")
-        raise InputError(f"{origin} has no tools", problems=[problem])
+        raise InputError(f"{origin} has no tools", problems=[problem],
+                         next_step="write a function with type hints there, or name another file")  # fmt: skip
     return functions
 
 
@@ -229,7 +231,7 @@ def _read_json(path: Path) -> list[Any]:
 
 def _unreadable(path: Path, why: str) -> InputError:
     problem = Problem("unreadable_file", f"{path}: {why}", "a Python file or an OpenAI tools JSON file")
-    return InputError(f"{path} cannot be read", problems=[problem])
+    return InputError(f"{path} cannot be read", problems=[problem], next_step="check the path and the file")
 
 
 def _read_python(path: Path) -> list[Callable[..., Any]]:
