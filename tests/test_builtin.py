@@ -97,3 +97,17 @@ def test_hermes_rows_have_the_walkthroughs_form(hermes: list[dict[str, list[dict
 def test_hermes_rows_are_seeded(hermes: list[dict[str, list[dict[str, str]]]]) -> None:
     assert assistant_hermes_rows(200, seed=0) == hermes
     assert assistant_hermes_rows(20, seed=1) != hermes[:20]
+
+
+def test_some_training_rows_go_on_with_the_functions_own_result():
+    data = builtin_data(sizes=(200, 20, 20))
+    longer = [row for row in data.train if row.meta.get("results")]
+    called = [row for row in data.train if row.messages[1].calls]
+    assert 0.08 < len(longer) / len(called) < 0.25
+    assert not any(row.meta.get("results") for row in (*data.valid, *data.test))
+    assert not any(row.meta.get("results") for row in builtin_data(sizes=(200, 20, 20), results=0).train)
+    for row in longer:
+        call, told = row.messages[1].calls[0], row.messages[2]
+        assert (told.role, told.call_id) == ("tool", call.id)
+        assert json.loads(told.content) == json.loads(execute(call, functions_from(list(FUNCTIONS))).content)
+        assert row.messages[-1].content and not row.messages[-1].calls

@@ -2,6 +2,7 @@
 
 import pytest
 
+from calltune.prepare import read_parts
 from calltune.recipes import TOGETHER, TOOLS_RECIPE, with_recipe
 from calltune.settings import TrainSettings, resolve
 
@@ -26,3 +27,24 @@ def test_an_optimizer_is_not_given_the_rate_of_another(name):
     found = with_recipe({"tools": "f.py", name: 1})
     assert not (TOGETHER - {name}) & found.keys()
     assert found["rows"] == TOOLS_RECIPE["rows"]
+
+
+def test_rows_made_from_tools_go_on_after_the_call(tmp_path):
+    path = tmp_path / "tools.py"
+    path.write_text(
+        "from calltune import tool\n\n"
+        "@tool(pure=True)\n"
+        "def double(number: int) -> int:\n    '''Double a number.'''\n    return 2 * number\n\n"
+        "@tool\n"
+        "def open_door(room: str) -> dict:\n    '''Open the door of a room.'''\n    raise RuntimeError('never run')\n"
+    )
+    parts = read_parts(TrainSettings(**with_recipe({"model": "m", "tools": str(path), "rows": 120})))
+    longer = [row for row in parts.train if row.meta.get("results")]
+    assert longer and not any(row.meta.get("results") for row in (*parts.valid, *parts.test))
+    for row in longer:
+        calls, told = row.messages[1].calls, [m.content for m in row.messages if m.role == "tool"]
+        assert {call.name for call in calls} == {"double"}
+        assert told == [str(2 * call.arguments["number"]) for call in calls]
+    assert any("go on after the call; none for open_door" in note for note in parts.notes)
+    plain = read_parts(TrainSettings(**with_recipe({"model": "m", "tools": str(path), "rows": 120, "results": 0.0})))
+    assert not any(row.meta.get("results") for row in plain.train)

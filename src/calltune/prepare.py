@@ -15,9 +15,11 @@ from calltune.data.manifest import manifest_of, read_manifest
 from calltune.data.mixture import is_mixture
 from calltune.data.pipeline import pipeline_settings, run_pipeline
 from calltune.data.readers import load_splits
+from calltune.data.results import with_results
 from calltune.data.split import split_rows
 from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError, Problem
+from calltune.functions import functions_from
 from calltune.lengths import length_summary
 from calltune.render import Example, limit_length, prompt_ids
 from calltune.rendered import render_kept
@@ -153,9 +155,7 @@ def read_parts(settings: TrainSettings, data: Any = None) -> Parts:
         raise InputError("--requests are examples for --tools, and none are named",
                          next_step="add --tools FILE, or leave --requests out")  # fmt: skip
     if settings.tools:
-        made = synthesise(settings.tools, seed=settings.seed, rows_train=settings.rows, think=settings.think,
-                          requests=settings.requests)  # fmt: skip
-        return Parts(made.train, made.valid, made.test, "made from the tools, split by phrasing", made.notes)
+        return _made(settings)
     if settings.data == "builtin:assistant":
         made = builtin_data(seed=settings.seed, think=settings.think)
         return Parts(made.train, made.valid, made.test, "built in, split by phrasing", made.notes)
@@ -167,6 +167,20 @@ def read_parts(settings: TrainSettings, data: Any = None) -> Parts:
         return _mixed(str(settings.data))
     manifest = read_manifest(Path(str(settings.data)).expanduser())
     return _parted(settings.data, settings) if manifest is None else _as_prepared(manifest, settings)
+
+
+def _made(settings: TrainSettings) -> Parts:
+    """Rows made from the tools; some of the training rows go on after the call."""
+    functions = functions_from(settings.tools)
+    made = synthesise(functions, seed=settings.seed, rows_train=settings.rows, think=settings.think,
+                      requests=settings.requests)  # fmt: skip
+    longer = with_results(made.train, functions, settings.results, settings.seed)
+    notes = made.notes
+    if settings.results:
+        without = f"; none for {', '.join(sorted(longer.without))}: name its fields, or an example under `Returns:`"
+        count = sum(bool(row.meta.get("results")) for row in longer.rows)
+        notes += (f"{count} of {len(longer.rows)} rows go on after the call{without if longer.without else ''}",)
+    return Parts(tuple(longer.rows), made.valid, made.test, "made from the tools, split by phrasing", notes)
 
 
 def _as_prepared(manifest: Mapping[str, Any], settings: TrainSettings) -> Parts:

@@ -7,7 +7,7 @@ from typing import Any
 
 # What teaches functions of one's own, from rows made for them, in one pass (docs/log.md says what else was tried).
 TOOLS_RECIPE: Mapping[str, Any] = {
-    "rows": 1600, "epochs": 1.0, "batch_size": 16, "num_layers": 16, "keys": ("all",), "warmup": 0.1,
+    "rows": 1600, "results": 0.15, "epochs": 1.0, "batch_size": 16, "num_layers": 16, "keys": ("all",), "warmup": 0.1,
     "optimizer": "muon", "learning_rate": 2e-3, "scale": 4.0,
 }  # fmt: skip
 # These belong together: where one of them is given, the others keep their plain defaults.

@@ -57,6 +57,8 @@ class TrainSettings:
     valid: float = _help("share of rows held out for choosing the checkpoint", 0.05, low=0, below=1)
     split_by: Literal["row", "tool", "phrasing"] = _help("hold out rows, whole tools, or wordings", "row")
     rows: int = _help("how many training rows to make from --tools", 720, low=1)
+    results: float = _help("share of the rows made from --tools that go on after the call, with result and answer",
+                           0.0, low=0, below=1)  # fmt: skip
     shuffle_tools: Literal["auto", "always", "never"] = _help("mix the order of each row's tools (T22)", "auto")
     max_seq_length: int = _help("longer rows are dropped and counted, never cut", 2048, low=2)
     # template

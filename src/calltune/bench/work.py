@@ -61,7 +61,7 @@ def prepare_rows(settings: TrainSettings, tokenizer: Any, *, rows: int, valid: i
                           rows_test=8, think=settings.think, tables=phrase_tables())  # fmt: skip
     elif settings.data == DEFAULT_DATA:
         count = max(rows, valid, 16) if rows else DEFAULT_SIZES[0]
-        made = builtin_data(seed=settings.seed, sizes=(count, max(valid, 16), 8), think=settings.think)
+        made = builtin_data(seed=settings.seed, sizes=(count, max(valid, 16), 8), think=settings.think, results=0)
     prepared = prepare(settings, tokenizer, made)
     return replace(prepared, train=_some(prepared.train, rows), valid=_some(prepared.valid, valid))
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
 from calltune.builtin.assistant import FUNCTIONS
 from calltune.data.phrases import PhraseTable, read_table
+from calltune.data.results import with_results
 from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError, Problem
+from calltune.functions import functions_from
+from calltune.schema import ToolCall
 
 NAMES = ("builtin:assistant", "builtin:assistant-hermes")
 # Enough for over 100 unseen requests that need a call in the test part.
 DEFAULT_SIZES = (1600, 16, 144)
+RESULTS = 0.15  # share of the training rows with calls that go on with the results and an answer
 
 
 @lru_cache(maxsize=1)
@@ -30,9 +37,11 @@ def builtin_data(
     seed: int = 0,
     sizes: tuple[int, int, int] = DEFAULT_SIZES,
     think: bool = True,
+    results: float = RESULTS,
 ) -> Splits:
     """Rows of the built-in tools, `sizes` = (train, valid, test). Raises InputError for an unknown name.
 
+    `results`: the share of the training rows with calls that go on with the functions' results and an answer.
     `builtin:assistant-hermes` has other rows in another form: see `assistant_hermes_rows`.
     """
     if name != "builtin:assistant":
@@ -40,7 +49,7 @@ def builtin_data(
         step = "use builtin:assistant (assistant-hermes gives raw rows: calltune.builtin.hermes)"
         raise InputError("there is no such built-in data", problems=[problem], next_step=step)
     train, valid, test = sizes
-    return synthesise(
+    made = synthesise(
         list(FUNCTIONS),
         seed=seed,
         rows_train=train,
@@ -48,6 +57,18 @@ def builtin_data(
         rows_test=test,
         think=think,
         tables=phrase_tables(),
+    )
+    # The functions compute and change nothing, so their own results are taken.
+    functions = [replace(function, pure=True) for function in functions_from(list(FUNCTIONS))]
+    return replace(made, train=tuple(with_results(made.train, functions, results, seed, tell_results).rows))
+
+
+def tell_results(calls: Sequence[ToolCall], results: Sequence[Any], rng: random.Random | None = None) -> str:
+    """The results in the words of the tools' tables."""
+    tables = phrase_tables()
+    return " ".join(
+        tables[call.name].closing.format(**{**call.arguments, **result})
+        for call, result in zip(calls, results, strict=True)
     )
 
 

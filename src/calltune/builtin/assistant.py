@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Literal
 
+from calltune.functions import tool
+
 # Units of a currency for one US dollar. A fixed table for the demo, not today's market.
 FIXED_RATES = {"dollars": 1.0, "euros": 0.92, "pounds": 0.79, "yen": 150.0, "francs": 0.88, "kronor": 10.5}
 Currency = Literal["dollars", "euros", "pounds", "yen", "francs", "kronor"]
@@ -23,6 +25,7 @@ Language = Literal["French", "Spanish", "German", "Italian", "Polish", "Turkish"
 SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "clear")
 
 
+@tool(pure=True)
 def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -> dict[str, Any]:
     """Get the current weather."""
     seed = _number_of(city)
@@ -33,6 +36,7 @@ def get_weather(city: str, unit: Literal["celsius", "fahrenheit"] = "celsius") -
     return {"city": city, "degrees": degrees, "unit": unit, "sky": sky, "source": "made-up table"}
 
 
+@tool(pure=True)
 def convert_currency(amount: float, source: Currency, target: Currency) -> dict[str, Any]:
     """Convert money."""
     for currency in (source, target):
@@ -87,6 +91,7 @@ def play_music(genre: Genre, shuffle: bool = False) -> dict[str, Any]:
     return {"playing": genre, "shuffle": shuffle}
 
 
+@tool(pure=True)
 def translate_text(text: str, language: Language) -> dict[str, Any]:
     """Translate a text."""
     # There is no dictionary here: the marked text stands for a translation service's answer.

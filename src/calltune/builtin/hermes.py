@@ -11,7 +11,7 @@ import json
 import random
 from typing import Any
 
-from calltune.builtin import builtin_data, phrase_tables
+from calltune.builtin import builtin_data, tell_results
 from calltune.builtin.assistant import FUNCTIONS
 from calltune.functions import execute, functions_from
 from calltune.schema import Conversation, Tool, ToolCall
@@ -40,7 +40,7 @@ GO_ON_SHARE = 0.5
 def hermes_rows(n: int, seed: int = 0) -> list[dict[str, Any]]:
     """`n` rows, seeded. Each offers up to four tools in mixed order, the needed ones among them (T22)."""
     rng = random.Random(f"hermes/{seed}")
-    made = builtin_data(seed=seed, sizes=(n, 0, 0)).train
+    made = builtin_data(seed=seed, sizes=(n, 0, 0), results=0).train
     return [{"conversations": _turns(row, rng)} for row in made]
 
 
@@ -81,6 +81,4 @@ def _result(call: ToolCall) -> dict[str, Any]:
 def _closing(calls: list[ToolCall], results: list[dict[str, Any]]) -> list[dict[str, str]]:
     pairs = [{"name": call.name, "content": result} for call, result in zip(calls, results, strict=True)]
     responses = "\n".join(f"<tool_response>\n{pair!r}\n</tool_response>" for pair in pairs)
-    tables = phrase_tables()
-    said = [tables[c.name].closing.format(**{**c.arguments, **r}) for c, r in zip(calls, results, strict=True)]
-    return [{"role": "tool", "content": responses}, {"role": "model", "content": " ".join(said)}]
+    return [{"role": "tool", "content": responses}, {"role": "model", "content": tell_results(calls, results)}]

@@ -155,7 +155,7 @@ def _open(one: SourceSettings, settings: PrepareSettings, counts: Came) -> Itera
         made = (
             synthesise(one.tools, seed=seed, rows_train=one.rows, requests=one.requests)
             if one.tools
-            else builtin_data(seed=seed)
+            else builtin_data(seed=seed, results=0)  # `results` of the source counts
         )
         counts.notes += made.notes
         for name in NAMES:

@@ -15,7 +15,7 @@ import inspect
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,20 +44,36 @@ class Results:
     without: dict[str, int] = field(default_factory=dict)
 
 
-def with_results(rows: Sequence[Conversation], functions: Sequence[Function], share: float, seed: int = 0) -> Results:
-    """The rows, `share` of those that end with calls going on with results and an answer."""
+Teller = Callable[[Sequence[ToolCall], Sequence[Any], random.Random], str]
+
+
+def with_results(
+    rows: Sequence[Conversation],
+    functions: Sequence[Function],
+    share: float,
+    seed: int = 0,
+    tell: Teller | None = None,
+) -> Results:
+    """The rows, `share` of those that end with calls going on with results and an answer: what `tell` makes of the
+    calls and their results, else the results' fields in words."""
     found = Results([])
     by_name = {function.name: function for function in functions}
     for row in rows:
         key = content_key(row)
         chosen = bool(row.messages) and bool(row.messages[-1].calls) and rank(seed, f"results/{key}") < share
-        longer = _longer(row, by_name, random.Random(f"{seed}/results/{key}"), found) if chosen else None
+        rng = random.Random(f"{seed}/results/{key}")
+        longer = _longer(row, by_name, rng, found, tell or _in_words) if chosen else None
         found.rows.append(longer or row)
     return found
 
 
+def _in_words(calls: Sequence[ToolCall], results: Sequence[Any], rng: random.Random) -> str:
+    told = "; ".join(map(_told, results))
+    return rng.choice(ANSWERS).format(told=told, Told=told[:1].upper() + told[1:])
+
+
 def _longer(
-    row: Conversation, functions: Mapping[str, Function], rng: random.Random, found: Results
+    row: Conversation, functions: Mapping[str, Function], rng: random.Random, found: Results, tell: Teller
 ) -> Conversation | None:
     reply = row.messages[-1]
     part: Part = row.meta.get("part", "train")
@@ -74,8 +90,7 @@ def _longer(
         pure = function is not None and function.pure and function.call is not None
         found.executed, found.made_up = found.executed + pure, found.made_up + (not pure)
     turns = [Message("tool", r, name=c.name, call_id=c.id) for c, r in zip(calls, results, strict=True)]
-    told = "; ".join(_told(json.loads(result)) for result in results)
-    text = rng.choice(ANSWERS).format(told=told, Told=told[:1].upper() + told[1:])
+    text = tell(calls, [json.loads(result) for result in results], rng)
     plan = None if reply.thinking is None else RESULT_PLAN if len(calls) == 1 else RESULTS_PLAN
     messages = (*row.messages[:-1], replace(reply, calls=calls), *turns, Message("assistant", text, plan))
     return replace(row, messages=messages, meta={**row.meta, "results": True})
