@@ -22,8 +22,8 @@ ANY_OBJECT = {"type": "object"}
 
 
 def json_grammar(schema: Mapping[str, Any], template: Template, tokenizer: Tokenizer) -> Grammar:
-    """The grammar of a reply that is JSON of a schema ({}: any object), after a plan where the model makes one. Raises
-    InputError for what is no schema, or one that decoding cannot be bound to."""
+    """The grammar of a reply that is JSON of a schema ({}: any object), after a plan where the model makes one.
+    Raises InputError for what is no schema, or one that decoding cannot be bound to."""
     try:
         Draft202012Validator.check_schema(dict(schema))
     except SchemaError as error:

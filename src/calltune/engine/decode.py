@@ -184,7 +184,7 @@ def _batched(
 
 
 def new_batch(decoder: Decoder, start: int) -> Batch:
-    """An empty batch of rows after the first `start` tokens of the prefix that the decoder holds (0: after nothing)."""
+    """An empty batch of rows after the first `start` tokens of the prefix that the decoder holds (0: none)."""
     parts = decoder.parts
     assert parts is not None
     prefix = decoder.keys_values if start else None

@@ -44,13 +44,11 @@ class Sampling:
             if allowed is not None:
                 logits = mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype))
             if self.temperature == 0:
-                found: list[int] = mx.argmax(logits, axis=-1).tolist()
-                return found
+                return mx.argmax(logits, axis=-1).tolist()  # type: ignore[no-any-return]
             if self.top_p < 1 or self.top_k:
                 logits = self._cut(logits)
             key = mx.random.key(int(seeds.integers(1 << 63)))
-            found = mx.random.categorical(logits / self.temperature, key=key).tolist()
-            return found
+            return mx.random.categorical(logits / self.temperature, key=key).tolist()  # type: ignore[no-any-return]
 
         return sampler
 

@@ -69,8 +69,8 @@ class Job:
         if schema is None:
             return self.served.caller.grammar(self.tools, rules)
         if self.tools and not (rules and rules.choice == "none" and not rules.named):
-            raise InputError("response_format with a schema and tools cannot be asked for together: a reply is either "
-                             "calls or JSON of that schema",
+            raise InputError("response_format with a schema and tools cannot be asked for together: a reply is "
+                             "either calls or JSON of that schema",
                              next_step="leave one of them out, or set tool_choice to none")  # fmt: skip
         return self.served.schema_grammar(schema)
 
