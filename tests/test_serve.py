@@ -22,12 +22,16 @@ HELLO = [{"role": "user", "content": "What is the weather in Paris?"}]
 SKY = Tool("set_sky", "Sets the sky.", {"type": "object", "properties": {"colour": {"enum": ["blue", "a dark grey"]}},
                                         "required": ["colour"]})  # fmt: skip
 OFFERED = [tool.to_openai() for tool in (*TOOLS, SKY)]
+# A reply that does not end by itself.
+LONG = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {
+    "type": "object", "properties": {"x": {"type": "string", "minLength": 50_000}}, "required": ["x"]}}},
+        "max_tokens": 3500}  # fmt: skip
 NAMED = {"type": "function", "function": {"name": "set_sky"}}
 
 
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory):
-    return load(tiny_model(tmp_path_factory.mktemp("m") / "model", layers=2))
+    return load(tiny_model(tmp_path_factory.mktemp("m") / "model", layers=2), think=False)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +202,7 @@ def test_a_key_is_asked_for(caller):
 def test_a_full_queue_is_429_and_the_client_tries_again(caller):
     with serving(worker_of(caller, queue=1, batch=1)) as found:
         slow = openai.OpenAI(base_url=found.api, api_key="none", max_retries=0)
-        streams = [ask(slow, stream=True, temperature=1, max_tokens=2000)]
+        streams = [ask(slow, stream=True, **LONG)]
         next(streams[0])
         waiting = threading.Thread(target=lambda: ask(slow, max_tokens=2))
         waiting.start()
@@ -216,13 +220,13 @@ def test_a_client_that_goes_away_ends_its_reply(caller, stream):
     with serving(worker_of(caller)) as found:
         client = openai.OpenAI(base_url=found.api, api_key="none", max_retries=0, timeout=1.0)
         if stream:
-            chunks = ask(client, stream=True, temperature=1, max_tokens=3500)
+            chunks = ask(client, stream=True, **LONG)
             next(chunks)
-            assert found.worker.counts().running == 1
+            wait_for(lambda: found.worker.counts().running == 1)
             chunks.close()
         else:
             with pytest.raises(openai.APITimeoutError):
-                ask(client, temperature=1, max_tokens=100_000, messages=HELLO)
+                ask(client, **LONG)
         wait_for(lambda: found.worker.counts().running == 0, 3)
 
 
