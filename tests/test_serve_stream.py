@@ -15,7 +15,9 @@ from calltune.schema import Reply, Tool
 from calltune.serve.stream import CALLS, HEADS, Deltas, begins_plan, message_of
 
 CUTS = st.lists(st.integers(0, 400), max_size=30)
-WEATHER = Tool("get_weather", "", {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}})
+WEATHER = Tool(
+    "get_weather", "", {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+)
 # Texts of pieces that models write, in every order.
 PIECES = ["<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[", "]", "{", "}", "\n", " ",
           "```", "```json\n", "<|python_tag|>", "<|tool_call>", "<tool_call|>", "<|channel>thought", "<channel|>", "[THINK]",
@@ -44,7 +46,9 @@ def shown(reply: Reply) -> dict:
 
 
 def read(made: dict) -> dict:
-    calls = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in made.get("tool_calls", [])]
+    calls = [
+        (call["function"]["name"], json.loads(call["function"]["arguments"])) for call in made.get("tool_calls", [])
+    ]
     return {"thinking": made.get("reasoning_content", ""), "content": made["content"] or "", "calls": calls}
 
 
@@ -123,7 +127,10 @@ def test_a_plan_that_the_template_opened():
     assert not begins_plan("hermes", "<|im_start|>assistant\n<think>\n\n</think>\n")
 
 
-@pytest.mark.parametrize("raw", ['{"name": "f", "arguments": {"a": }}', "5", "", '{"arguments": {}}', '{"name": "unknown", "arguments": {}}'])
+@pytest.mark.parametrize(
+    "raw",
+    ['{"name": "f", "arguments": {"a": }}', "5", "", '{"arguments": {}}', '{"name": "unknown", "arguments": {}}'],
+)
 @pytest.mark.parametrize("bound", [True, False])
 def test_trap_t30_t31_what_is_no_call_comes_as_content(raw, bound):
     text = f"<tool_call>\n{raw}\n</tool_call>"
