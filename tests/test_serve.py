@@ -87,8 +87,8 @@ def test_a_required_call_and_its_result(client):
     (call,) = choice.message.tool_calls
     assert call.function.name == "set_sky"
     assert json.loads(call.function.arguments)["colour"]
-    again = ask(client, tools=OFFERED, messages=[*HELLO, choice.message.model_dump(exclude_none=True),
-                                                 {"role": "tool", "tool_call_id": call.id, "content": "21"}])  # fmt: skip
+    result = {"role": "tool", "tool_call_id": call.id, "content": "21"}
+    again = ask(client, tools=OFFERED, messages=[*HELLO, choice.message.model_dump(exclude_none=True), result])
     assert again.choices[0].finish_reason
     assert again.usage.prompt_tokens > made.usage.prompt_tokens
 
@@ -159,7 +159,8 @@ async def many_at_once(api: str) -> None:
 
         async def one(i: int) -> str:
             chunks = await client.chat.completions.create(
-                model="tiny", messages=[{"role": "user", "content": f"Number {i}"}], max_tokens=6, stream=i % 2 == 0)  # fmt: skip
+                model="tiny", messages=[{"role": "user", "content": f"Number {i}"}], max_tokens=6, stream=i % 2 == 0
+            )
             if i % 2:
                 return chunks.choices[0].finish_reason
             return [chunk.choices[0].finish_reason async for chunk in chunks][-1]

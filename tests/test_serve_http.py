@@ -1,4 +1,4 @@
-"""The server against everything that a client can send: each answer an OpenAI error object, and the server goes on."""
+"""The server against everything that a client can send: each answer an OpenAI error, and the server goes on."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ USER = {"role": "user", "content": "Hello"}
 CHAT = "/v1/chat/completions"
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 F = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def called(calls: Any) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": calls}
+
+
+def with_schema(schema: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": schema}}
 
 
 @tool(pure=True)
@@ -83,25 +91,25 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [  # what is added to a good body
                                                                        "content": "1"}]},
      "messages[2].tool_call_id", "(one of c1), not c2"),
     ({"messages": [USER, {"role": "tool", "content": "1"}]}, "messages[1].tool_call_id", "no call was made before"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{'a'"}}]}]},
+    ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": "{'a'"}}])]},
      "messages[0].tool_calls[0].function.arguments", "does not read"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "[1]"}}]}]},
+    ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": "[1]"}}])]},
      "messages[0].tool_calls[0].function.arguments", "JSON object"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {}}}]}]},
+    ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": {}}}])]},
      "messages[0].tool_calls[0].function.arguments", "the text of a JSON object"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]},
+    ({"messages": [called([{"function": {"name": "f", "arguments": "{}"}}])]},
      "messages[0].tool_calls[0].id", "names"),
-    ({"messages": [{"role": "assistant", "tool_calls": [CALL, CALL]}]}, "messages[0].tool_calls[1].id", "twice"),
-    ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls", "list"),
-    ({"messages": [{"role": "assistant", "tool_calls": [5]}]}, "messages[0].tool_calls[0].function", "a call is"),
+    ({"messages": [called([CALL, CALL])]}, "messages[0].tool_calls[1].id", "twice"),
+    ({"messages": [called({})]}, "messages[0].tool_calls", "list"),
+    ({"messages": [called([5])]}, "messages[0].tool_calls[0].function", "a call is"),
     ({"tools": [{"type": "function"}]}, "tools[0].function", "missing"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "function"),
     ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name", "at least 1"),
     ({"tools": [F, F]}, "tools", "same name"),
     ({"tools": [F] * 129}, "tools", "at most 128"),
-    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]},
+    ({"tools": [with_schema({"type": "array"})]},
      "tools[0].function.parameters.type", '"object"'),
-    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}}}]},
+    ({"tools": [with_schema({"properties": {"a": {"type": "strin"}}})]},
      "tools[0].function.parameters.properties.a.type", "no JSON Schema"),
     ({"tools": [F], "tool_choice": "always"}, "tool_choice", "auto, none, required"),
     ({"tools": [F], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "not offered"),
@@ -151,11 +159,10 @@ def test_everything_that_is_wrong_is_told_at_once(http):
 @pytest.mark.parametrize(
     "more",
     [
-        {"messages": [{"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-                      USER]},
+        {"messages": [{"role": "developer", "content": [{"type": "text", "text": t} for t in "ab"]}, USER]},
         {"messages": [USER, {"role": "assistant", "content": None, "reasoning_content": "P", "tool_calls": [CALL]},
                       {"role": "tool", "tool_call_id": "c1", "content": "1", "name": "f"}], "tools": [F]},
-        {"messages": [USER, {"role": "assistant", "content": "x", "refusal": None, "annotations": [], "audio": None}]},
+        {"messages": [USER, {"role": "assistant", "content": "x", "refusal": None, "audio": None}]},
         {"tools": [], "tool_choice": "auto"}, {"tools": None, "tool_choice": "none", "stop": None},
         {"n": 1, "logprobs": False, "frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "user": "u",
          "store": False, "metadata": {"a": "b"}, "service_tier": "auto", "unheard_of": {"x": [1]}},

@@ -8,7 +8,7 @@ import json
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_formats_table import CALL, NAMES, REPLIES, WRITTEN, said, tools_for
+from test_formats_table import NAMES, REPLIES, WRITTEN, said, tools_for
 
 from calltune.formats import FORMATS, get_format, join
 from calltune.schema import Reply, Tool
@@ -19,11 +19,14 @@ WEATHER = Tool(
     "get_weather", "", {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
 )
 # Texts of pieces that models write, in every order.
-PIECES = ["<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[", "]", "{", "}", "\n", " ",
-          "```", "```json\n", "<|python_tag|>", "<|tool_call>", "<tool_call|>", "<|channel>thought", "<channel|>", "[THINK]",
-          "[/THINK]", "<function=f>", "</function>", "<parameter=a>", "</parameter>", "call:f", '"', "'", "x", "Hello.",
-          '{"name": "f", "arguments": {}}', '{"name": "f", "arguments": {"a": "</tool_call>"}}', "f(a=1)", "[f(a=1)]", ",", "; ",
-          '{"name": "unknown", "arguments": {"a": 1}}', '{"name": "f"', '"arguments": {"a": [1, {"b": ']  # fmt: skip
+PIECES = [
+    "<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[", "]", "{", "}", "\n",
+    " ", "```", "```json\n", "<|python_tag|>", "<|tool_call>", "<tool_call|>", "<|channel>thought",
+    "<channel|>", "[THINK]", "[/THINK]", "<function=f>", "</function>", "<parameter=a>", "</parameter>",
+    "call:f", '"', "'", "x", "Hello.", '{"name": "f", "arguments": {}}',
+    '{"name": "f", "arguments": {"a": "</tool_call>"}}', "f(a=1)", "[f(a=1)]", ",", "; ",
+    '{"name": "unknown", "arguments": {"a": 1}}', '{"name": "f"', '"arguments": {"a": [1, {"b": ',
+]  # fmt: skip
 PIECES += list(WRITTEN.values())
 SOUPS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 F = Tool("f", "", {"type": "object", "properties": {"a": {}}})

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     functions: list[Function] = offered(args.tools or None, found) if args.tools or (found and found.tools()) else []
     port = open_port(args.host, args.port)
     with port:
-        print(f"loading {args.model}", file=sys.stderr, flush=True)
+        _say(f"loading {args.model}")
         caller = load(found or args.model)
         _serve(args, caller, functions, guards, port)
     return 0
@@ -92,13 +92,15 @@ def _serve(args: argparse.Namespace, caller: Caller, functions: list[Function], 
     name = args.name or Path(args.model).resolve().name
     worker = ModelWorker(caller, name, limits=Limits(args.max_queue, args.batch_size))
     options = Options(guards, caller.template.format, _opened(caller), args.max_tokens, args.free, not args.yes)
-    server = Server(
-        make_app(worker, functions, options), worker, lambda text: print(text, file=sys.stderr, flush=True)
-    )
+    server = Server(make_app(worker, functions, options), worker, _say)
     host, number = port.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(_greeting(f"http://{shown}:{number}", worker.models, guards.api_key is not None), flush=True)
     server.run_until_stopped(port)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _greeting(address: str, models: tuple[str, ...], key: bool) -> str:
@@ -143,8 +145,8 @@ def _api_key(args: argparse.Namespace) -> str | None:
     elif key is None:
         key, source = os.environ.get(KEY), KEY
     if key is not None and (not key or not key.isascii() or any(c.isspace() for c in key)):
-        raise InputError(f"the API key of {source} is empty, or holds a space or a letter that no header can carry",
-                         next_step="make one: python -c 'import secrets; print(secrets.token_urlsafe())'")  # fmt: skip
+        raise InputError(f"the API key of {source} is empty, or holds a space or what no header can carry",
+                         next_step="make one: python -c 'import secrets; print(secrets.token_hex())'")  # fmt: skip
     return key
 
 
@@ -157,6 +159,6 @@ def _guards(args: argparse.Namespace, key: str | None) -> Guards:
         host = f"[{args.host}]" if ":" in args.host else args.host
         return Guards(tuple(dict.fromkeys((*LOOPBACK, host.lower()))), key, tuple(args.allow_origin))
     if key is None:
-        raise InputError(f"--host {args.host} lets other machines use the model and its functions, and no API key is set",
+        raise InputError(f"--host {args.host} lets other machines use this server, and there is no API key",
                          next_step=f"--api-key-file FILE or {KEY}=..., or leave --host out")  # fmt: skip
     return Guards((), key, tuple(args.allow_origin))

@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,7 +113,7 @@ class Answering:
             await coming.aclose()
             raise
 
-    async def _whole(self, exchange: Exchange, first: Event | None, coming: AsyncIterator[Event | None]) -> Response:
+    async def _whole(self, exchange: Exchange, first: Event | None, coming: AsyncGenerator[Event | None]) -> Response:
         deltas: list[Delta] = []
         event = first
         while True:
@@ -127,8 +127,8 @@ class Answering:
             event = await anext(coming)
 
     async def _events(
-        self, exchange: Exchange, first: Event | None, coming: AsyncIterator[Event | None]
-    ) -> AsyncIterator[bytes]:
+        self, exchange: Exchange, first: Event | None, coming: AsyncGenerator[Event | None]
+    ) -> AsyncGenerator[bytes]:
         """The lines of the stream. A failure in its middle is an event with an error, and no [DONE] follows."""
         event = first
         try:
@@ -155,7 +155,7 @@ class Answering:
         except Exception as error:  # the answer has begun, so that nobody else can tell it
             yield _failed(error)
         finally:
-            await coming.aclose()  # type: ignore[attr-defined]
+            await coming.aclose()
 
 
 def _failed(error: Exception) -> bytes:
@@ -176,7 +176,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes]) -> None:
         self.lines = lines
         self.status_code = 200
         self.background = None
@@ -188,5 +188,5 @@ class EventStream(Response):
             async for line in self.lines:
                 await send({"type": "http.response.body", "body": line, "more_body": True})
         finally:
-            await self.lines.aclose()  # type: ignore[attr-defined]
+            await self.lines.aclose()
         await send({"type": "http.response.body", "body": b""})

@@ -39,9 +39,9 @@ def open_port(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"port {port} of {host} is taken by another program",
-                             next_step="another one with --port, or --port 0 for any that is free") from None  # fmt: skip
+                             next_step="another one with --port; --port 0 takes a free one") from None  # fmt: skip
         raise InputError(f"{host}:{port} cannot be listened on: {error.strerror or error}",
-                         next_step="an address of this machine with --host, and a --port above 1023") from None  # fmt: skip
+                         next_step="--host is an address of this machine, --port above 1023") from None  # fmt: skip
 
 
 class Server(uvicorn.Server):  # uvicorn offers its end only by inheritance

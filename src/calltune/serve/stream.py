@@ -4,9 +4,9 @@ Nothing is sent that the whole text could take back. A text that may be the begi
 known, and after the first mark of a call, what is not a call waits for the end. The answer without streaming is made
 of the same deltas, so both are the same.
 
-`bound`: decoding follows a grammar, so that what begins as a call is one. Then a call's arguments are sent as they are
-written, where the format writes them as JSON. Else a call is sent when it is whole, since only then is it known that
-it can be read.
+`bound`: decoding follows a grammar, so that what begins as a call is one. Then a call's arguments are sent as they
+are written, where the format writes them as JSON. Else a call is sent when it is whole, since only then is it known
+that it can be read.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from calltune.formats import get_format
 from calltune.schema import Reply, Tool, ToolCall, find_tool
 
 Delta = dict[str, Any]
-THINKS = {
+Marks = tuple[str, ...]
+THINKS: dict[str, tuple[Marks, Marks]] = {
     "mistral": (("[THINK]", "<think>"), ("[/THINK]", "</think>")),
     "gemma4": (("<|channel>thought", "<think>"), ("<channel|>", "</think>")),
 }  # fmt: skip
 THINKS["mistral-list"] = THINKS["mistral"]
-PLAIN = (("<think>",), ("</think>",))
+PLAIN: tuple[Marks, Marks] = (("<think>",), ("</think>",))
 # Where a call may begin (or what belongs to one stands alone), and what ends a call.
 TAGS = (("<tool_call>", "</tool_call>"), ("</tool_call>",))
 LISTS = (
@@ -35,7 +36,7 @@ LISTS = (
     ("]", "<|tool_call_end|>"),
 )
 JSONS = (("[", "{", "```", "<|python_tag|>"), ("}", "]", "```"))
-CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+CALLS: dict[str, tuple[Marks, Marks]] = {
     "hermes": TAGS, "python-hermes": TAGS,
     "qwen3-coder": (("<tool_call>", "</tool_call>", "<function=", "</function>", "</parameter>"), ("</tool_call>",)),
     "mistral": (("[TOOL_CALLS]",), ("}", "]")), "mistral-list": (("[TOOL_CALLS]",), ("}", "]")),

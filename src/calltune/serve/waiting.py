@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,7 @@ class Gone(Exception):
     """The client went away."""
 
 
-async def events(worker: Worker, work: Work, receive: Receive, patience: float) -> AsyncIterator[Event | None]:
+async def events(worker: Worker, work: Work, receive: Receive, patience: float) -> AsyncGenerator[Event | None]:
     """The events of one reply up to its end; None where nothing came for `patience` seconds. Raises QueueFull, and
     Gone when the client leaves. However it ends, the reply is not made any further."""
     inbox = Inbox()
@@ -73,7 +73,8 @@ async def _next(inbox: Inbox, leaving: asyncio.Future[None], patience: float) ->
         return inbox.events.get_nowait()
     coming = asyncio.ensure_future(inbox.events.get())
     try:
-        await asyncio.wait({coming, leaving}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {coming, leaving}
+        await asyncio.wait(both, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if coming.done():
             return coming.result()
         if leaving.done():
