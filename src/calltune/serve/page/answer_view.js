@@ -62,7 +62,7 @@ function replyView(reply, { tool, act, again }) {
     if (ended || reply.state === "waiting" || reply.state === "writing") return;
     ended = true;
     note.replaceChildren(...endNotes(reply, again));
-    foot.replaceChildren(...figures(reply).map((text) => el("span", { text })), ...copies(reply.request));
+    foot.replaceChildren(...figures(reply).map((text) => el("span", { text })), el("span", {}, "copy as ", ...copies(reply.request)));
     foot.hidden = false;
   }
   return { node, draw };
@@ -78,7 +78,7 @@ function endNotes(reply, again) {
 }
 
 function copies(request) {
-  return [["curl", curl], ["Python", python]].map(([what, write]) => {
+  const nodes = [["curl", curl], ["Python", python]].map(([what, write]) => {
     const node = button(what, async () => {
       const base = new URL(".", document.baseURI).href;
       if (!(await copy(write(request, base, Boolean(getKey())), what))) return;
@@ -87,4 +87,5 @@ function copies(request) {
     }, { class: "link", "aria-label": `Copy this request as ${what}` });
     return node;
   });
+  return [nodes[0], " or ", nodes[1]];
 }

@@ -4,7 +4,7 @@ import { button, el, setText } from "./dom.js";
 import { pretty } from "./json.js";
 
 const STATES = {
-  writing: "is being written", ready: "not run yet", asking: "waits for you", running: "runs…", done: "",
+  writing: "is being written", ready: "not run yet", asking: "", running: "runs…", done: "",
   broken: "not complete",
 };
 

@@ -82,6 +82,7 @@ export function figures(reply) {
   if (made > 1 && seconds > 0) parts.push(`${number((made - 1) / seconds)} tokens/s`);
   if (reply.first !== null) parts.push(`first after ${number((reply.first - reply.sent) / 1000)} s`);
   if (reply.usage) parts.push(`prompt ${reply.usage.prompt_tokens.toLocaleString("en")}`);
+  if (reply.request.constrained === false) parts.push("grammar off");
   return parts;
 }
 

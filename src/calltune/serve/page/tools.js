@@ -46,7 +46,7 @@ function draw() {
 
 function count() {
   const n = tools.filter((tool) => tool.chosen).length;
-  setText($("chosen"), tools.length ? `${n} of ${tools.length} offered to the model` : "none");
+  setText($("chosen"), tools.length ? `${n} of ${tools.length}` : "none");
 }
 
 function row(tool) {
