@@ -33,7 +33,7 @@ function status(reply) {
   if (reply.state === "stopped") return "stopped";
   if (reply.state === "failed") return "failed";
   if (reply.calls.some((call) => call.state === "running")) return "runs the call";
-  return reply.calls.some((call) => call.state === "ready" || call.state === "asking") ? "waits for you" : "done";
+  return reply.calls.some((call) => call.state === "ready") ? "waits for you" : "done";
 }
 
 function replyView(reply, { tool, act, again }) {

@@ -4,64 +4,50 @@ import { button, el, setText } from "./dom.js";
 import { pretty } from "./json.js";
 
 const STATES = {
-  writing: "is being written", ready: "not run yet", asking: "", running: "runs…", done: "",
-  broken: "not complete",
+  writing: "is being written", ready: "not run yet", running: "runs…", done: "", broken: "not complete",
 };
 
 /**
- * `{node, draw}` of a call. `tool(name)` finds the function, if the page knows it. `act` has `run(confirmed)` and
- * `give(text)`.
+ * `{node, draw}` of a call. `tool(name)` finds the function, if the page knows it. `act` has `run(confirmed)`,
+ * `give(text)` and `skip()`.
  */
 export function callView(call, tool, act) {
   const state = el("span", { class: "quiet state" });
   const name = el("b");
   const args = el("pre", { class: "arguments" });
   const below = el("div", { class: "below" });
-  const node = el("div", { class: "call" }, el("p", { class: "line" }, el("code", {}, name), state), args, below);
+  const node = el("div", { class: "call", role: "group", tabindex: -1 }, el("p", { class: "line" }, el("code", {}, name), state), args, below);
   let drawn = "";
-
-  function to(next, focus) {
-    call.state = next;
-    draw();
-    if (focus) below.querySelector(focus)?.focus();
-  }
 
   function draw() {
     setText(name, call.name);
+    node.setAttribute("aria-label", `Call of ${call.name}`);
     setText(state, STATES[call.state]);
-    const text = call.state === "writing" ? call.text : pretty(call.text || "{}");
+    const text = call.state === "writing" ? call.text : pretty(call.text);
     if (args.textContent !== text) args.replaceChildren(...coloured(text));
     if (drawn === call.state) return;
     drawn = call.state;
-    below.replaceChildren(...actions(call, tool(call.name), act, to));
+    const held = below.contains(document.activeElement);
+    below.replaceChildren(...actions(call, tool(call.name), act));
+    if (held) node.focus({ preventScroll: true }); // the button is gone: stay where it was
   }
   return { node, draw };
 }
 
-function actions(call, tool, act, to) {
-  if (call.state === "broken") return [el("p", { class: "reason", text: "The arguments are not a complete JSON object, so the call cannot run." })];
+function actions(call, tool, act) {
+  if (call.state === "broken") return [el("p", { class: "reason", text: "The call was not written to its end as a JSON object, so it cannot run." })];
   if (call.state === "done") return [resultView(call.result)];
-  if (call.state === "asking") return [question(call, act, to)];
   if (call.state !== "ready") return [];
   if (!tool || tool.pasted) {
     const why = tool ? "The server has no code for this function." : "The model was not offered this function.";
     return [typed(call, act, why, true)];
   }
-  const run = button("Run", () => (tool.pure ? act.run(false) : to("asking", "button")), { class: "main", "aria-label": `Run ${call.name}` });
-  return [run, typed(call, act, "", false)];
-}
-
-function question(call, act, to) {
-  const back = () => to("ready", "button");
-  const node = el("div", { class: "ask", role: "group", "aria-label": `Run ${call.name}?` },
-    el("p", { text: `${call.name} may change something outside this page. Run it with these arguments?` }),
-    el("div", { class: "line" }, button("Yes, run it", () => act.run(true), { class: "main" }), button("No", back)));
-  node.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
-    event.stopPropagation();
-    back();
-  });
-  return node;
+  const run = button(tool.pure ? "Run" : "Yes, run it", () => act.run(!tool.pure), { class: "main", "aria-label": `Run ${call.name}` });
+  const note = call.note && el("p", { class: "reason", role: "alert", text: call.note });
+  if (tool.pure) return [note, run, typed(call, act, "", false)].filter(Boolean);
+  const question = el("p", { class: "ask", text: `${call.name} may change something outside this page. Run it with these arguments?` });
+  const no = button("No", act.skip, { "aria-label": `Do not run ${call.name}` });
+  return [note, question, run, no, typed(call, act, "", false)].filter(Boolean);
 }
 
 /** A field for a result that the user gives in place of the function. */

@@ -15,13 +15,14 @@ export class ServerError extends Error {
 export const getKey = () => sessionStorage.getItem(KEY) ?? "";
 export const setKey = (key) => sessionStorage.setItem(KEY, key);
 
+/** `body` is JSON text. */
 async function ask(path, { body, signal } = {}) {
   const headers = {};
   if (body) headers["Content-Type"] = "application/json";
   if (getKey()) headers.Authorization = `Bearer ${getKey()}`;
   let response;
   try {
-    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
+    response = await fetch(path, { method: body ? "POST" : "GET", headers, body, signal });
   } catch (error) {
     throw error.name === "AbortError" ? error : new ServerError(SILENT);
   }
@@ -47,23 +48,35 @@ function words(status, error) {
 
 /** Names of the models that the server offers. */
 export async function models() {
-  const list = await (await ask("v1/models")).json();
-  return list.data.map((model) => model.id);
+  return (await received(await ask("v1/models"))).data.map((model) => model.id);
 }
 
 /** The registered functions: OpenAI tools, each with `pure`. */
 export async function registered() {
-  return (await (await ask("api/tools")).json()).tools;
+  return (await received(await ask("api/tools"))).tools;
 }
 
-/** Run a registered function: `{content, error}`. `confirmed` says that the user was asked. */
+/**
+ * Run a registered function: `{content, error}`. `args` is the text of a JSON object and is sent as it is: read as
+ * JavaScript's numbers, a long id would be rounded. `confirmed` says that the user was asked.
+ */
 export async function execute(name, args, confirmed, signal) {
-  return (await ask("api/execute", { body: { name, arguments: args, confirmed }, signal })).json();
+  const body = `{"name":${JSON.stringify(name)},"arguments":${args},"confirmed":${confirmed}}`;
+  return received(await ask("api/execute", { body, signal }));
+}
+
+/** The JSON of an answer; it can still break off. */
+async function received(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new ServerError(BROKEN);
+  }
 }
 
 /** The chunks of a streamed chat completion. */
 export async function* stream(request, signal) {
-  const body = { ...request, stream: true, stream_options: { include_usage: true } };
+  const body = JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } });
   const response = await ask("v1/chat/completions", { body, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -77,7 +90,7 @@ export async function* stream(request, signal) {
       const data = line.slice(5).trim();
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new ServerError(words(chunk.error.status ?? 500, chunk.error), 500);
+      if (chunk.error) throw new ServerError(`The server failed at this request. ${chunk.error.message ?? ""}`.trim(), 500);
       yield chunk;
     }
   }

@@ -7,7 +7,7 @@ import { finish, messages, newReply, take } from "./reply.js";
 import { find } from "./tools.js";
 
 const MOST_STEPS = 8; // replies of a turn that may run calls without a click
-const NOT_RUN = JSON.stringify({ error: "The user did not run this call." });
+const SKIPPED = { content: JSON.stringify({ error: "not run: the user did not allow this call" }), error: false, by: "skipped" };
 let turns = [];
 const running = new Set(); // abort controllers of what streams or runs now
 let changed = () => {};
@@ -48,8 +48,7 @@ function skipOpenCalls() {
   for (const { answers } of turns) {
     for (const step of answers.flatMap((answer) => answer.steps)) {
       for (const call of step.reply.calls) {
-        if (call.result || !call.arguments) continue;
-        Object.assign(call, { state: "done", result: { content: NOT_RUN, error: false, by: "skipped" } });
+        if (call.state === "ready") Object.assign(call, { state: "done", result: SKIPPED });
       }
       step.draw();
     }
@@ -78,6 +77,7 @@ async function advance(answer) {
   const act = (call) => ({
     run: (confirmed) => run(answer, step, call, confirmed),
     give: (content) => settle(answer, step, call, { content, error: false, by: "user" }),
+    skip: () => settle(answer, step, call, SKIPPED),
   });
   const again = () => {
     answer.steps.splice(answer.steps.indexOf(step), 1);
@@ -133,22 +133,25 @@ function runPure(answer, step) {
 }
 
 async function run(answer, step, call, confirmed) {
-  call.state = "running";
+  Object.assign(call, { state: "running", note: "" });
   step.draw();
   await working(async (signal) => {
     let result;
     try {
-      const { content, error } = await execute(call.name, call.arguments, confirmed, signal);
+      const { content, error } = await execute(call.name, call.text, confirmed, signal);
       result = { content, error, by: "server" };
     } catch (error) {
-      if (error.name === "AbortError") {
-        call.state = "ready";
-        return step.draw();
-      }
-      result = { content: JSON.stringify({ error: error.message }), error: true, by: "server" };
+      if (error.status !== 400 && error.status !== 404) return notRun(step, call, error);
+      result = { content: JSON.stringify({ error: error.message }), error: true, by: "server" }; // the call's own fault
     }
     return settle(answer, step, call, result);
   });
+}
+
+/** The call is as it was: the user stopped it, or the server did not do what it was asked. */
+function notRun(step, call, error) {
+  Object.assign(call, { state: "ready", note: error.name === "AbortError" ? "" : error.message });
+  step.draw();
 }
 
 /** A call has its result; when all of the reply have, the model goes on. */
@@ -157,5 +160,5 @@ function settle(answer, step, call, result) {
   following(step.draw);
   announce(`Result of ${call.name}: ${result.content}`);
   if (!turns.includes(answer.turn)) return;
-  if (step.reply.calls.every((other) => other.result || !other.arguments)) advance(answer);
+  if (step.reply.calls.every((other) => other.state === "done" || other.state === "broken")) advance(answer);
 }

@@ -3,6 +3,7 @@
 const WORDS = { true: true, false: false, null: null };
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const STRING = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
+const ESCAPE = /\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/y;
 const DEEPEST = 200;
 
 export class PlaceError extends Error {
@@ -42,9 +43,11 @@ export function parse(text) {
     if (found !== undefined) return JSON.parse(found);
     if (text[at] === "'") fail("strings need double quotes");
     const from = at;
-    for (at += 1; at < text.length && text[at] !== '"' && text[at] !== "\n"; at += 1) {
-      if (text[at] === "\\" && match(/\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/y) === undefined) fail("no such escape in a string");
-      else if (text[at - 1] !== undefined && text[at] < " ") fail("a control character must be escaped");
+    at += 1;
+    while (at < text.length && text[at] !== '"' && text[at] !== "\n") {
+      if (text[at] < " ") fail("a control character must be escaped");
+      if (text[at] !== "\\") at += 1;
+      else if (match(ESCAPE) === undefined) fail("no such escape in a string");
     }
     return fail("this string is not closed", from);
   }
@@ -106,11 +109,36 @@ export function parse(text) {
   return { value: made, offsets };
 }
 
-/** A JSON text with line breaks for reading; any other text as it is. */
-export function pretty(text) {
+/** Whether a text is JSON. */
+export function isJson(text) {
   try {
-    return JSON.stringify(JSON.parse(text), null, 2);
+    JSON.parse(text);
+    return true;
   } catch {
-    return text;
+    return false;
   }
+}
+
+/**
+ * A JSON text with line breaks for reading; any other text as it is. Numbers and strings stay as they were written:
+ * JavaScript's own numbers would round a long id.
+ */
+export function pretty(text) {
+  if (!isJson(text)) return text;
+  let made = "";
+  let depth = 0;
+  const line = () => `\n${"  ".repeat(depth)}`;
+  const tokens = text.match(/"(?:[^"\\]|\\.)*"|[[{]\s*[\]}]|[[\]{}:,]|[^\s[\]{}:,"]+/g);
+  for (const token of tokens) {
+    if (token === "{" || token === "[") {
+      depth += 1;
+      made += token + line();
+    } else if (token === "}" || token === "]") {
+      depth -= 1;
+      made += line() + token;
+    } else if (token === ",") made += token + line();
+    else if (token === ":") made += ": ";
+    else made += /^[[{]/.test(token) ? token.replace(/\s+/, "") : token;
+  }
+  return made;
 }

@@ -1,5 +1,7 @@
 // One reply of a model as it streams in: plan, calls, text, counts and times.
 
+import { isJson } from "./json.js";
+
 /** An empty reply to a request. Times are milliseconds of `performance.now()`. */
 export function newReply(request) {
   return {
@@ -29,8 +31,9 @@ export function take(reply, chunk) {
 function takeCall(reply, part) {
   const index = part.index ?? reply.calls.length;
   const call = (reply.calls[index] ??= {
-    id: `call_${index}`, name: "", text: "", arguments: null, result: null,
-    state: "writing", // writing, ready, asking, running, done, broken
+    id: `call_${index}`, name: "", text: "", result: null,
+    state: "writing", // writing, ready, running, done, broken
+    note: "", // why it could not be run
   });
   call.id = part.id ?? call.id;
   call.name += part.function?.name ?? "";
@@ -42,29 +45,22 @@ export function finish(reply, state, error = null) {
   Object.assign(reply, { state, error });
   reply.calls = reply.calls.filter(Boolean);
   for (const call of reply.calls) {
-    call.arguments = state === "done" ? objectOf(call.text) : null;
-    call.state = call.arguments ? "ready" : "broken";
+    call.text ||= "{}";
+    call.state = state === "done" && isObject(call.text) ? "ready" : "broken";
   }
 }
 
-function objectOf(text) {
-  try {
-    const value = JSON.parse(text || "{}");
-    return value && typeof value === "object" && !Array.isArray(value) ? value : null;
-  } catch {
-    return null;
-  }
-}
+const isObject = (text) => text.trimStart().startsWith("{") && isJson(text);
 
 /** The messages that this reply and the results of its calls add to the conversation. */
 export function messages(reply) {
-  const calls = reply.calls.filter((call) => call.arguments);
+  const calls = reply.calls.filter((call) => call.state !== "broken");
   if (!calls.length && !reply.content && !reply.thinking) return [];
   const message = { role: "assistant", content: reply.content || (calls.length ? null : "") };
   if (reply.thinking) message.reasoning_content = reply.thinking;
   if (calls.length) {
     message.tool_calls = calls.map((call) => ({
-      id: call.id, type: "function", function: { name: call.name, arguments: call.text || "{}" },
+      id: call.id, type: "function", function: { name: call.name, arguments: call.text },
     }));
   }
   const results = calls.filter((call) => call.result).map((call) => ({
