@@ -42,11 +42,11 @@ function actions(call, tool, act) {
     const why = tool ? "The server has no code for this function." : "The model was not offered this function.";
     return [typed(call, act, why, true)];
   }
-  const run = button(tool.pure ? "Run" : "Yes, run it", () => act.run(!tool.pure), { class: "main", "aria-label": `Run ${call.name}` });
+  const run = button("Run", () => act.run(!tool.pure), { class: "main", "aria-label": `Run ${call.name}` });
   const note = call.note && el("p", { class: "reason", role: "alert", text: call.note });
   if (tool.pure) return [note, run, typed(call, act, "", false)].filter(Boolean);
   const question = el("p", { class: "ask", text: `${call.name} may change something outside this page. Run it with these arguments?` });
-  const no = button("No", act.skip, { "aria-label": `Do not run ${call.name}` });
+  const no = button("Do not run", act.skip, { "aria-label": `Do not run ${call.name}` });
   return [note, question, run, no, typed(call, act, "", false)].filter(Boolean);
 }
 
