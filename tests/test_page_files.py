@@ -49,7 +49,7 @@ def test_the_wheel_holds_the_page(tmp_path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_no_file_names_another_host(path):
     text = path.read_text("utf-8").replace(NAMESPACE, "")
-    assert re.findall(r"(?:https?|wss?):|[\"'`(=]//\w|@import|[^\w]url\(", text) == []
+    assert re.findall(r"\b(?:https?|wss?):|[\"'`(=]//\w|@import|[^\w]url\(", text) == []
 
 
 def test_what_the_page_loads_is_there():
