@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from calltune.formats import get_format
+import uvicorn
+
+from calltune.formats.hermes import HERMES
 from calltune.functions import Function, functions_from, tool
+from calltune.serve.app import Options, make_app
+from calltune.serve.guards import Guards
 from calltune.serve.work import Counts, Listener, Made, QueueFull, Work
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -62,6 +67,7 @@ class Scripted:
 
     script: Callable[[Work], Script]
     models: tuple[str, ...] = ("assistant", "assistant:base")
+    format: str = HERMES.name
     asked: list[Work] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -86,7 +92,7 @@ class Scripted:
                 for at in range(0, len(part), BIT):
                     listener.piece(part[at : at + BIT])
                 text += part
-        reply = get_format("hermes").parse(text, tools=work.tools)
+        reply = HERMES.parse(text, tools=work.tools)
         finish: Literal["stop", "length"] = "length" if work.max_tokens == 1 else "stop"
         return listener.done(Made(text, reply, finish, 123, len(text) // BIT))
 
@@ -114,10 +120,17 @@ class Running:
 
 
 def start(worker: Any, functions: Sequence[Function], key: str | None = None) -> Running:
-    import sys
+    """The real app over a worker, in a thread."""
+    options = Options(Guards(api_key=key))
+    config = uvicorn.Config(make_app(worker, functions, options), log_level="warning", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
 
-    sys.path.insert(0, "/tmp/page_dev")
-    from standin import serve
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
 
-    httpd = serve(worker, functions, key)
-    return Running(f"http://127.0.0.1:{httpd.server_port}/", lambda: (httpd.shutdown(), httpd.server_close()))
+    return Running(f"http://127.0.0.1:{listening.getsockname()[1]}/", stop)

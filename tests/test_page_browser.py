@@ -379,7 +379,7 @@ def test_a_full_queue_is_told_and_tried_again(place):
 def test_a_failure_in_the_middle_is_told(place):
     on = place(lambda work: ["<think>\nI thi", RuntimeError("boom")])
     on.ask("Hi")
-    expect(on.answer().get_by_role("alert")).to_contain_text("The server failed at this request.")
+    expect(on.answer().get_by_role("alert")).to_contain_text("The server failed at this request")
     expect(on.button("Try again")).to_be_visible()
 
 

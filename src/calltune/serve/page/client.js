@@ -4,11 +4,11 @@ const KEY = "calltune-key";
 const SILENT = "The server does not answer. Is calltune serve still running?";
 const BROKEN = "The reply broke off before it was done: the server stopped, or the connection was lost.";
 
-/** What the server refused or failed at, in words for the user. `status` is 0 where no answer came. */
+/** What the server refused or failed at. `status` is 0 where no answer came; `said`: the server's own words. */
 export class ServerError extends Error {
-  constructor(words, status = 0) {
-    super(words);
-    this.status = status;
+  constructor(status, error) {
+    super(typeof error === "string" ? error : words(status, error));
+    Object.assign(this, { status, said: error?.message ?? this.message });
   }
 }
 
@@ -24,7 +24,7 @@ async function ask(path, { body, signal } = {}) {
   try {
     response = await fetch(path, { method: body ? "POST" : "GET", headers, body, signal });
   } catch (error) {
-    throw error.name === "AbortError" ? error : new ServerError(SILENT);
+    throw error.name === "AbortError" ? error : new ServerError(0, SILENT);
   }
   if (response.status === 401) document.dispatchEvent(new Event("keywanted"));
   if (!response.ok) throw await refusal(response);
@@ -33,7 +33,7 @@ async function ask(path, { body, signal } = {}) {
 
 async function refusal(response) {
   const error = (await response.json().catch(() => null))?.error;
-  return new ServerError(words(response.status, error), response.status);
+  return new ServerError(response.status, error);
 }
 
 /** An OpenAI error object in plain words. */
@@ -41,9 +41,9 @@ function words(status, error) {
   const said = error?.message ?? "";
   const place = error?.param && !said.includes(error.param) ? ` (at ${error.param})` : "";
   if (status === 401) return "The server asks for an API key, and this one is missing or wrong.";
-  if (status === 429) return `The server is busy: too many requests wait already. Try again in a moment. ${said}`.trim();
-  if (status >= 500) return `The server failed at this request. ${said}`.trim();
-  return said ? said + place : `The server refused the request (HTTP ${status}).`;
+  if (status === 429) return "The server is busy: too many requests wait already. Try again in a moment.";
+  if (status >= 500) return said ? `${said[0].toUpperCase()}${said.slice(1)}.` : "The server failed at this request.";
+  return said ? `The server refused this: ${said}${place}` : `The server refused the request (HTTP ${status}).`;
 }
 
 /** Names of the models that the server offers. */
@@ -70,7 +70,7 @@ async function received(response) {
   try {
     return await response.json();
   } catch (error) {
-    throw error.name === "AbortError" ? error : new ServerError(BROKEN);
+    throw error.name === "AbortError" ? error : new ServerError(0, BROKEN);
   }
 }
 
@@ -82,7 +82,7 @@ export async function* stream(request, signal) {
   let rest = "";
   for (;;) {
     const { value, done } = await piece(reader);
-    if (done) throw new ServerError(BROKEN);
+    if (done) throw new ServerError(0, BROKEN);
     const lines = (rest + value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
@@ -90,7 +90,7 @@ export async function* stream(request, signal) {
       const data = line.slice(5).trim();
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new ServerError(`The server failed at this request. ${chunk.error.message ?? ""}`.trim(), 500);
+      if (chunk.error) throw new ServerError(500, chunk.error);
       yield chunk;
     }
   }
@@ -100,6 +100,6 @@ async function piece(reader) {
   try {
     return await reader.read();
   } catch (error) {
-    throw error.name === "AbortError" ? error : new ServerError(BROKEN);
+    throw error.name === "AbortError" ? error : new ServerError(0, BROKEN);
   }
 }

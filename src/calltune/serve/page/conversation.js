@@ -3,6 +3,7 @@
 import { answerView } from "./answer_view.js";
 import { execute, stream } from "./client.js";
 import { $, announce, el, following } from "./dom.js";
+import { isJson } from "./json.js";
 import { finish, messages, newReply, take } from "./reply.js";
 import { find } from "./tools.js";
 
@@ -142,7 +143,8 @@ async function run(answer, step, call, confirmed) {
       result = { content, error, by: "server" };
     } catch (error) {
       if (error.status !== 400 && error.status !== 404) return notRun(step, call, error);
-      result = { content: JSON.stringify({ error: error.message }), error: true, by: "server" }; // the call's own fault
+      // The call's own fault, so the model is told.
+      result = { content: isJson(error.said) ? error.said : JSON.stringify({ error: error.said }), error: true, by: "server" };
     }
     return settle(answer, step, call, result);
   });
