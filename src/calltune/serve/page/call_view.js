@@ -35,7 +35,7 @@ export function callView(call, tool, act) {
 }
 
 function actions(call, tool, act) {
-  if (call.state === "broken") return [el("p", { class: "reason", text: "The call was not written to its end as a JSON object, so it cannot run." })];
+  if (call.state === "broken") return [el("p", { class: "reason", text: "This call is not whole, so it cannot run." })];
   if (call.state === "done") return [resultView(call.result)];
   if (call.state !== "ready") return [];
   if (!tool || tool.pasted) {
