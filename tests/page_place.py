@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import uvicorn
-
 from calltune.formats.hermes import HERMES
 from calltune.functions import Function, functions_from, tool
 from calltune.serve.app import Options, make_app
 from calltune.serve.guards import Guards
+from calltune.serve.running import Server, open_port
 from calltune.serve.work import Counts, Listener, Made, QueueFull, Work
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -67,7 +65,6 @@ class Scripted:
 
     script: Callable[[Work], Script]
     models: tuple[str, ...] = ("assistant", "assistant:base")
-    format: str = HERMES.name
     asked: list[Work] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -121,16 +118,14 @@ class Running:
 
 def start(worker: Any, functions: Sequence[Function], key: str | None = None) -> Running:
     """The real app over a worker, in a thread."""
-    options = Options(Guards(api_key=key))
-    config = uvicorn.Config(make_app(worker, functions, options), log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    port = open_port("127.0.0.1", 0)
+    server = Server(make_app(worker, functions, Options(Guards(api_key=key))), worker)
+    thread = threading.Thread(target=server.run_until_stopped, args=(port,), daemon=True)
     thread.start()
 
     def stop() -> None:
         server.should_exit = True
         thread.join(20)
-        listening.close()
+        port.close()
 
-    return Running(f"http://127.0.0.1:{listening.getsockname()[1]}/", stop)
+    return Running(f"http://127.0.0.1:{port.getsockname()[1]}/", stop)

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "conversations",
         "grammar",
         "grammar_values",
+        "grammar_json",
         "frames",
         "guide",
     ),  # tokens and rows

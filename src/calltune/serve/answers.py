@@ -49,7 +49,7 @@ class Exchange:
         self.metrics.duration.observe(time.perf_counter() - self.begun)
         self.metrics.prompt_tokens.inc(made.prompt_tokens)
         self.metrics.completion_tokens.inc(made.completion_tokens)
-        return self.feed(made.text[len(self.deltas.text_fed) :]) + self.deltas.close()
+        return self.feed(made.text[self.deltas.fed :]) + self.deltas.close()
 
     def finish(self, made: Made) -> str:
         return "tool_calls" if made.finish == "stop" and self.deltas.called else made.finish
@@ -81,6 +81,7 @@ class Answering:
 
     worker: Worker
     metrics: Metrics
+    format: str
     opened: bool = False
     patience: float = 10.0  # seconds
 
@@ -88,7 +89,7 @@ class Answering:
         """Raises what ends a request before its answer begins."""
         work = asked.work
         bound = work.rules is not None
-        deltas = Deltas(self.worker.format, work.tools, asked.calls, bound, self.opened)
+        deltas = Deltas(self.format, work.tools, asked.calls, bound, self.opened, work.schema is not None)
         exchange = Exchange(asked, deltas, self.metrics)
         coming = events(self.worker, work, receive, self.patience)
         try:

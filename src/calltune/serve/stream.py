@@ -76,21 +76,23 @@ class Part:
 
 @dataclass
 class Deltas:
-    """Feed it pieces, then `close` it; both give deltas. `calls`: whether calls may come, `opened`: the prompt ends
-    with the mark that begins the plan."""
+    """Feed it pieces, then `close` it; both give deltas. `calls`: whether calls may come; `opened`: the prompt ends
+    with the mark that begins the plan; `json`: after the plan comes a JSON value, in whose texts no mark counts."""
 
     format: str
     tools: Sequence[Tool] = ()
     calls: bool = True
     bound: bool = True
     opened: bool = False
+    json: bool = False
     new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}"
     text: str = ""
+    fed: int = 0  # characters
     begun: int = 0  # calls that were sent, also the one that is being written
 
     def __post_init__(self) -> None:
         self.begins, self.ends = THINKS.get(self.format, PLAIN)
-        self.opens, self.closes = CALLS[self.format] if self.calls else ((), ())
+        self.opens, self.closes = CALLS[self.format] if self.calls and not self.json else ((), ())
         self.plan, self.content = Part("reasoning_content"), Part("content")
         self.state: Literal["content", "plan", "calls"] = "plan" if self.opened else "content"
         self.planned = self.opened
@@ -102,6 +104,7 @@ class Deltas:
 
     def feed(self, piece: str) -> list[Delta]:
         self.text += piece
+        self.fed += len(piece)
         return self._go(False)
 
     def close(self) -> list[Delta]:
@@ -119,7 +122,7 @@ class Deltas:
     def _go(self, last: bool) -> list[Delta]:
         deltas: list[Delta] = []
         while self.state != "calls" and self._past_beginnings(last):
-            marks = (*(self.begins if self.state == "content" else ()), *self.ends, *self.opens)
+            marks = self._marks()
             found, start = _first(self.text, self.at, marks)
             end = start if found or last else _safe_end(self.text, self.at, marks)
             deltas += self._say(self.text[self.at : end])
@@ -136,6 +139,16 @@ class Deltas:
                 self.at = end
             self._mark(found)
         return deltas + (self._calls() if self.state == "calls" else [])
+
+    def _marks(self) -> tuple[str, ...]:
+        """What counts as a mark from here on."""
+        if self.state == "plan":
+            return (*self.ends, *self.opens)
+        if not self.json:
+            return (*self.begins, *self.ends, *self.opens)
+        begun = self.text[self.at :].lstrip()
+        plan = not self.planned and self.content.begins and any(m.startswith(begun[: len(m)]) for m in self.begins)
+        return self.begins if plan else ()
 
     def _say(self, text: str) -> list[Delta]:
         return (self.plan if self.state == "plan" else self.content).add(text)
@@ -277,6 +290,11 @@ class Arguments:
                 if not self.depth:
                     return i + 1
         return len(text)
+
+
+def begins_plan(format: str, prompt: str) -> bool:
+    """Whether a prompt ends with the mark that begins a plan."""
+    return prompt.rstrip().endswith(THINKS.get(format, PLAIN)[0])
 
 
 def _first(text: str, start: int, marks: Sequence[str]) -> tuple[str, int]:

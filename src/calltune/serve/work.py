@@ -72,13 +72,9 @@ class Worker(Protocol):
     @property
     def models(self) -> tuple[str, ...]: ...
 
-    @property
-    def format(self) -> str:
-        """The wire format that all of them write (a name of `calltune.formats`)."""
-
     def submit(self, work: Work, listener: Listener) -> Ticket:
-        """Raises QueueFull, or Stopped after `close`; InputError for what the tools, the schema or the prompt's
-        length do not allow is told to the listener."""
+        """Raises QueueFull, or Stopped after `close`. InputError for what the tools, the schema or the prompt's length
+        do not allow, and for a model that is not there, is told to the listener."""
 
     def counts(self) -> Counts: ...
 
