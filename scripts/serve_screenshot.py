@@ -14,12 +14,13 @@ from playwright.sync_api import Page, expect, sync_playwright
 from screenshot import browser
 
 REQUEST = "How warm is it in Lisbon, in fahrenheit?"
-SIZE = {"width": 1180, "height": 800}
+SIZE = {"width": 1180, "height": 860}
 WAIT = 120_000  # ms: the first reply reads the prompt of all functions, on a CPU
 
 
 def talk(page: Page, url: str, request: str) -> None:
-    """Ask both models, and run what the tuned one calls."""
+    """Ask both models, and run what the tuned one calls. The picture shows its result; what follows is another
+    reply, for which the demo's run was not trained."""
     page.set_default_timeout(WAIT)
     expect.set_options(timeout=WAIT)
     page.goto(url)
@@ -29,10 +30,8 @@ def talk(page: Page, url: str, request: str) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#stop")).to_be_visible()
     expect(page.locator("#stop")).to_be_hidden()
-    call = page.locator(".answer.after").get_by_role("button", name="Run ")
-    call.first.click()
+    page.locator(".answer.after").get_by_role("button", name="Run ").first.click()
     expect(page.locator(".answer.after .result")).to_be_visible()
-    expect(page.locator("#stop")).to_be_hidden()
     page.evaluate("scrollTo(0, 0)")
 
 

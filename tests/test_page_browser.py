@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
 PLAN = "The user wants the weather: get_weather."
-NASTY = "It's \"quoted\" \\n $HOME `date` 100% 'a'b\n<img src=x onerror=\"document.title='ran'\"> né \U0001f600 \u2028 end"
+NASTY = "It's \"quoted\" \\n $HOME `date` 100% 'a'b\n<b onclick=\"x='1'\"> né \U0001f600 \u2028 \\ EOF\nEOF"
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,11 @@ def test_stop_ends_the_reply_at_the_server_too(place, way):
 def test_a_function_that_changes_something_asks_first(place):
     def script(work):
         last = work.messages[-1]
-        return f"Told: {last.content}" if last.role == "tool" else call_text("book_table", '{"name": "Ada", "guests": 2}')
+        return (
+            f"Told: {last.content}"
+            if last.role == "tool"
+            else call_text("book_table", '{"name": "Ada", "guests": 2}')
+        )
 
     page_place.booked.clear()
     on = place(script)
@@ -155,11 +159,11 @@ def test_a_function_that_changes_something_asks_first(place):
     on.ask("Book a table")
     expect(on.answer()).to_contain_text("may change something outside this page")
     on.button("Do not run book_table").click()
-    expect(on.answer()).to_contain_text("Told: {\"error\":\"not run: the user did not allow this call\"}")
+    expect(on.answer()).to_contain_text('Told: {"error":"not run: the user did not allow this call"}')
     assert page_place.booked == []
     on.ask("Book it, please")
     on.button("Run book_table").click()
-    expect(on.answer()).to_contain_text("Told: \"<i>booked</i> for 2\"")
+    expect(on.answer()).to_contain_text('Told: "<i>booked</i> for 2"')
     assert page_place.booked == ["Ada"]
 
 
@@ -184,7 +188,9 @@ def test_pure_functions_run_by_themselves_where_that_is_on_but_not_for_ever(plac
 
 def test_long_numbers_reach_function_and_model_as_written(place):
     number = "12345678901234567890"
-    on = place(lambda w: "ok" if w.messages[-1].role == "tool" else call_text("order_status", f'{{"number": {number}}}'))
+    on = place(
+        lambda w: "ok" if w.messages[-1].role == "tool" else call_text("order_status", f'{{"number": {number}}}')
+    )
     on.ask("Where is it?")
     expect(on.answer()).to_contain_text(f'"number": {number}')
     on.button("Run order_status").click()
@@ -297,7 +303,7 @@ PASTED = {"type": "function", "function": {"name": "find_book", "description": "
     ('[{"name": "x", "strict": True}]', "Line 1, column 26: True is not JSON (true)"),
     ('[]', "Line 1, column 1: the list is empty"),
     ('[3]', "Line 1, column 2: a tool must be an object"),
-    ('[{"type": "function",\n "function": {"description": "d"}}]', "Line 2, column 14: a tool needs a “name”, a text"),
+    ('[{"type": "function",\n "function": {}}]', "Line 2, column 14: a tool needs a “name”, a text"),
     ('{"name": "get_weather"}', "Line 1, column 10: there is a function get_weather already"),
     ('{"name": "x", "parameters": {"required": "a"}}', "Line 1, column 42: “required” must be a list of names"),
 ])  # fmt: skip
