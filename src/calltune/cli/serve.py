@@ -48,7 +48,9 @@ def add_parser(subparsers: Any) -> None:
         help="functions for the page: a Python file or OpenAI tools JSON (default: the run's own)")  # fmt: skip
     add("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=int, default=8080, metavar="N", help="port (default: 8080; 0: any free one)")
-    add("--api-key", metavar="K", help="key that clients send (others see it in the list of processes: better a file)")
+    add(
+        "--api-key", metavar="K", help="key that clients send (others see it in the list of processes: better a file)"
+    )
     add("--api-key-file", metavar="FILE", help="a file with the key")
     add("--allow-origin", action="append", default=[], metavar="O",
         help="an origin whose pages may ask, as https://example.org; may be given again")  # fmt: skip
@@ -90,7 +92,9 @@ def _serve(args: argparse.Namespace, caller: Caller, functions: list[Function], 
     name = args.name or Path(args.model).resolve().name
     worker = ModelWorker(caller, name, limits=Limits(args.max_queue, args.batch_size))
     options = Options(guards, caller.template.format, _opened(caller), args.max_tokens, args.free, not args.yes)
-    server = Server(make_app(worker, functions, options), worker, lambda text: print(text, file=sys.stderr, flush=True))
+    server = Server(
+        make_app(worker, functions, options), worker, lambda text: print(text, file=sys.stderr, flush=True)
+    )
     host, number = port.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(_greeting(f"http://{shown}:{number}", worker.models, guards.api_key is not None), flush=True)

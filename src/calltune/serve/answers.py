@@ -55,7 +55,12 @@ class Exchange:
         return "tool_calls" if made.finish == "stop" and self.deltas.called else made.finish
 
     def completion(self, made: Made, message: dict[str, Any]) -> dict[str, Any]:
-        choice = {"index": 0, "message": message | {"refusal": None}, "logprobs": None, "finish_reason": self.finish(made)}
+        choice = {
+            "index": 0,
+            "message": message | {"refusal": None},
+            "logprobs": None,
+            "finish_reason": self.finish(made),
+        }
         return self._head("chat.completion") | {"choices": [choice], "usage": usage_of(made)}
 
     def chunk(self, delta: Delta, finish: str | None = None) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +63,9 @@ def make_app(worker: Worker, functions: Sequence[Function] = (), options: Option
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name not in worker.models:
-            raise ApiError(404, f"there is no such model; there are: {', '.join(worker.models)}", code="model_not_found")
+            raise ApiError(
+                404, f"there is no such model; there are: {', '.join(worker.models)}", code="model_not_found"
+            )
         return _model(name, started)
 
     @app.get("/health")
@@ -126,7 +127,7 @@ class Outer:
                 return error_response(ApiError(400, "the request's address or parameters are wrong"))
             return error_response(api_error(error))
 
-        for kind in (HTTPException, RequestValidationError, ApiError):
+        for kind in (HTTPException, RequestValidationError, ApiError, Exception):
             self.app.add_exception_handler(kind, told)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -123,5 +123,3 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
             parts.clear()
         if not message.get("more_body") or size > MAX_DRAIN:
             return b"".join(parts) if size <= limit else None
-
-

@@ -132,7 +132,7 @@ class Reader:
         if request.model not in self.models:
             words = f"there is no model {shorten(request.model)}; there are: {', '.join(self.models)}"
             raise ApiError(404, words, param="model", code="model_not_found")
-        calls = bool(tools) and (rules is None or rules.named or rules.choice != "none") and _may_call(request)
+        calls = bool(tools) and request.tool_choice != "none"
         usage = bool(request.stream_options and request.stream_options.include_usage)
         return Asked(work, bool(request.stream), usage, calls)
 
@@ -149,7 +149,11 @@ class Reader:
             if key not in self.kept:
                 tool = Tool(function.name, function.description or "",
                             function.parameters or {"type": "object", "properties": {}})  # fmt: skip
-                if wrong := schema_problem(tool.parameters, f"tools[{i}].function.parameters"):
+                path = f"tools[{i}].function.parameters"
+                wrong = schema_problem(tool.parameters, path)
+                if wrong is None and tool.parameters.get("type", "object") != "object":
+                    wrong = Wrong(f"{path}.type", f'it is "object", not {shorten(tool.parameters["type"])}')
+                if wrong is not None:
                     problems.append(wrong)
                     continue
                 self.kept[key] = tool
@@ -160,7 +164,7 @@ class Reader:
 
 
 def schema_problem(schema: Mapping[str, Any], path: str) -> Wrong | None:
-    """Why the parameters of a tool are no JSON Schema of type object."""
+    """Why something is no JSON Schema."""
     try:
         check_schema(Tool("parameters", "", schema))
     except InputError as error:
@@ -169,18 +173,10 @@ def schema_problem(schema: Mapping[str, Any], path: str) -> Wrong | None:
         return Wrong(path + place, f"no JSON Schema: {found.found.removeprefix('parameters: ')}")
     except (RecursionError, ValueError, TypeError) as error:  # a pattern that does not compile, and the like
         return Wrong(path, f"no JSON Schema: {shorten(str(error))}")
-    if schema.get("type", "object") != "object":
-        return Wrong(f"{path}.type", f"it is \"object\", not {shorten(schema['type'])}")
     return None
 
 
-def _may_call(request: ChatRequest) -> bool:
-    return not (request.tool_choice == "none")
-
-
-def _rules(
-    request: ChatRequest, tools: Sequence[Tool], free: bool, problems: list[Wrong]
-) -> Rules | None:
+def _rules(request: ChatRequest, tools: Sequence[Tool], free: bool, problems: list[Wrong]) -> Rules | None:
     """What the reply is bound to; None for free decoding."""
     choice, parallel = request.tool_choice, request.parallel_tool_calls
     if isinstance(choice, str) and choice not in CHOICES:
@@ -188,7 +184,7 @@ def _rules(
                               '{"type": "function", "function": {"name": ...}}, not ' + shorten(choice)))  # fmt: skip
         return None
     if isinstance(choice, Mapping) and choice.get("type", "function") != "function":
-        problems.append(Wrong("tool_choice.type", f"only \"function\" is supported, not {shorten(choice['type'])}"))
+        problems.append(Wrong("tool_choice.type", f'only "function" is supported, not {shorten(choice["type"])}'))
         return None
     try:
         rules = Rules.of("auto" if choice is None else choice, parallel is not False)
@@ -211,7 +207,9 @@ def _schema(request: ChatRequest, problems: list[Wrong]) -> Mapping[str, Any] | 
     if wanted is None or wanted.type == "text":
         return None
     if request.constrained is False:
-        problems.append(Wrong("response_format", "it cannot be kept with constrained false; leave one of the two out"))
+        problems.append(
+            Wrong("response_format", "it cannot be kept with constrained false; leave one of the two out")
+        )
     if wanted.type == "json_object":
         return {}
     if wanted.json_schema is None:
@@ -219,7 +217,7 @@ def _schema(request: ChatRequest, problems: list[Wrong]) -> Mapping[str, Any] | 
         return None
     schema = wanted.json_schema.schema_
     path = "response_format.json_schema.schema"
-    if (wrong := schema_problem(schema | {"type": "object"}, path)) is not None:
+    if (wrong := schema_problem(schema, path)) is not None:
         problems.append(wrong)
     return schema
 

@@ -30,7 +30,10 @@ THINKS["mistral-list"] = THINKS["mistral"]
 PLAIN = (("<think>",), ("</think>",))
 # Where a call may begin (or what belongs to one stands alone), and what ends a call.
 TAGS = (("<tool_call>", "</tool_call>"), ("</tool_call>",))
-LISTS = (("[", "<|tool_call_start|>", "<|tool_call_end|>", "<|python_start|>", "<|python_end|>"), ("]", "<|tool_call_end|>"))
+LISTS = (
+    ("[", "<|tool_call_start|>", "<|tool_call_end|>", "<|python_start|>", "<|python_end|>"),
+    ("]", "<|tool_call_end|>"),
+)
 JSONS = (("[", "{", "```", "<|python_tag|>"), ("}", "]", "```"))
 CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "hermes": TAGS, "python-hermes": TAGS,

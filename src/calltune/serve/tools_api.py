@@ -36,7 +36,7 @@ async def run_call(body: Any, functions: Sequence[Function], *, ask: bool = True
     if function is None:
         raise ApiError(404, "no function of that name is registered", param="name", code="unknown_function")
     if ask and not function.pure and not request.confirmed:
-        words = f"{function.name} is not marked as pure: ask the user, then send \"confirmed\": true"
+        words = f'{function.name} is not marked as pure: ask the user, then send "confirmed": true'
         raise ApiError(403, words, param="confirmed", code="not_confirmed")
     outcome = await execute_async(ToolCall(request.name, request.arguments), functions)
     if outcome.kind == "bad_arguments":
