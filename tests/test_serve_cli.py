@@ -18,6 +18,15 @@ from tiny import tiny_model
 from calltune.cli import main
 from calltune.cli.serve import KEY
 
+HELLO = '''def hello(name: str) -> str:
+    """Greets somebody.
+
+    Args:
+        name: whom
+    """
+    return f"Hello {name}"
+'''
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
@@ -62,8 +71,9 @@ def test_a_port_that_is_taken(capsys, model):
 
 def start(model: str, *arguments: str, env: dict[str, str] | None = None) -> tuple[subprocess.Popen[str], str, str]:
     """The process, its address, and what it printed."""
-    process = subprocess.Popen([sys.executable, "-m", "calltune", "serve", model, "--port", "0", *arguments], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | (env or {}))  # fmt: skip
+    command = [sys.executable, "-m", "calltune", "serve", model, "--port", "0", *arguments]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=os.environ | (env or {}))  # fmt: skip
     assert process.stdout
     lines = ""
     while "Ctrl-C ends it" not in lines:
@@ -94,7 +104,7 @@ def test_the_printed_command_works_and_the_end_is_clean(model, tmp_path, number)
             process.send_signal(number)
             last = [line for line in coming if line][-1]
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
-        out, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=20)
     finally:
         process.kill()
     assert process.returncode == 0, err
@@ -102,8 +112,7 @@ def test_the_printed_command_works_and_the_end_is_clean(model, tmp_path, number)
 
 
 def test_the_runs_functions_and_a_files_are_offered(model, tmp_path):
-    (tmp_path / "mine.py").write_text('def hello(name: str) -> str:\n    """Greets somebody.\n\n'
-                                      '    Args:\n        name: whom\n    """\n    return f"Hello {name}"\n')  # fmt: skip
+    (tmp_path / "mine.py").write_text(HELLO)
     process, address, _ = start(model, "--tools", str(tmp_path / "mine.py"), "--yes", "--name", "my model")
     try:
         assert [tool["function"]["name"] for tool in httpx.get(f"{address}/api/tools").json()["tools"]] == ["hello"]

@@ -97,11 +97,13 @@ class Answering:
         deltas = Deltas(self.format, work.tools, asked.calls, bound, self.opened, work.schema is not None)
         exchange = Exchange(asked, deltas, self.metrics)
         coming = events(self.worker, work, receive, self.patience)
+        streams = False
         try:
             first = await anext(coming)
             if isinstance(first, Exception):
                 raise first
-            if asked.stream:
+            streams = asked.stream
+            if streams:
                 return EventStream(self._events(exchange, first, coming))
             return await self._whole(exchange, first, coming)
         except Gone:
@@ -109,9 +111,9 @@ class Answering:
             return Response(status_code=CLOSED)
         except (QueueFull, Stopped, InputError) as error:
             raise api_error(error) from None
-        except BaseException:
-            await coming.aclose()
-            raise
+        finally:
+            if not streams:
+                await coming.aclose()
 
     async def _whole(self, exchange: Exchange, first: Event | None, coming: AsyncGenerator[Event | None]) -> Response:
         deltas: list[Delta] = []
