@@ -208,6 +208,18 @@ def test_json_that_is_none(http, raw, words):
     assert words in error_of(answer)["message"]
 
 
+def test_a_schema_that_nothing_fits_is_the_clients_mistake(http):
+    nothing = {"type": "object", "properties": {"a": {"type": "string", "enum": []}}, "required": ["a"]}
+    for more in ({"tools": [with_schema(nothing)], "tool_choice": "required"},
+                 {"response_format": {"type": "json_schema", "json_schema": {"schema": nothing}}}):  # fmt: skip
+        answer = http.post(CHAT, json=body(max_tokens=60, **more))
+        assert answer.status_code == 400, answer.text
+        error_of(answer)
+        streamed = http.post(CHAT, json=body(max_tokens=60, stream=True, **more))
+        last = streamed.text.strip().rpartition("data: ")[2]  # where the call's name was sent already, an event
+        assert json.loads(last)["error"]["message"] == error_of(answer)["message"]
+
+
 # ---- addresses, guards ------------------------------------------------------------------------------------------
 
 

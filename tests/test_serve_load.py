@@ -122,7 +122,8 @@ def check_body(http: httpx.Client, body: Any, path: str = CHAT) -> int:
         error = answer.json()["error"]
         assert error["message"] and set(error) == {"message", "type", "param", "code"}
     elif answer.headers["content-type"].startswith("text/event-stream"):
-        assert answer.text.endswith("data: [DONE]\n\n"), (answer.text, body)
+        last = answer.text.strip().rpartition("data: ")[2]
+        assert last == "[DONE]" or json.loads(last)["error"]["status"] == 400, (answer.text, body)
     else:
         choice = answer.json().get("choices", [{}])[0]
         assert choice.get("finish_reason") != "tool_calls" or choice["message"]["tool_calls"]

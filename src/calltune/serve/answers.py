@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from calltune.errors import InputError
+from calltune.errors import CalltuneError
 from calltune.serve.errors import api_error
 from calltune.serve.metrics import Metrics
 from calltune.serve.protocol import Asked
@@ -100,6 +100,8 @@ class Answering:
         streams = False
         try:
             first = await anext(coming)
+            while isinstance(first, Prompt):  # a failure before the first text still has a status of its own
+                first = await anext(coming)
             if isinstance(first, Exception):
                 raise first
             streams = asked.stream
@@ -109,7 +111,7 @@ class Answering:
         except Gone:
             self.metrics.cancelled.inc()
             return Response(status_code=CLOSED)
-        except (QueueFull, Stopped, InputError) as error:
+        except (QueueFull, Stopped, CalltuneError) as error:
             raise api_error(error) from None
         finally:
             if not streams:

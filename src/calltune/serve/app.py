@@ -87,7 +87,7 @@ def make_app(worker: Worker, functions: Sequence[Function] = (), options: Option
         return JSONResponse(dict(await run_call(body, functions, ask=options.ask)))
 
     _add_page(app)
-    describe(app)
+    describe(app, worker.models)
     whole: Any = Outer(app, options.guards, metrics)
     if options.guards.origins:
         whole = CORSMiddleware(whole, allow_origins=options.guards.origins, allow_methods=["GET", "POST"],

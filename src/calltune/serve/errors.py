@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calltune.errors import InputError
+from calltune.errors import CannotFinish, InputError
 from calltune.serve.work import QueueFull, Stopped
 
 INVALID = "invalid_request_error"
@@ -61,6 +61,9 @@ def api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, InputError):
         return ApiError(400, " ".join(str(error).split()))
+    if isinstance(error, CannotFinish):  # of the guide: nothing fits the schemas, or nothing from some place on
+        words = "the schemas of the tools or of response_format leave the model nothing that it may write"
+        return ApiError(400, f"{words}; simplify them, or send constrained false", code="nothing_fits")
     if isinstance(error, QueueFull):
         words = "as many requests wait already as may; try again in a moment"
         return ApiError(429, words, code="queue_full", headers={"Retry-After": "1"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -31,7 +32,7 @@ STATUSES = {"400": "wrong", "401": "no key", "403": "not let in", "404": "not th
             "500": "failed", "503": "stops"}  # fmt: skip
 
 
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, models: Sequence[str]) -> None:
     """Adds bodies and errors to what FastAPI knows by itself."""
     plain = app.openapi
 
@@ -44,6 +45,7 @@ def describe(app: FastAPI) -> None:
             schemas.pop(unused, None)
         schemas["Error"] = ERROR
         _add_body(found["paths"]["/v1/chat/completions"]["post"], schemas, ChatRequest)
+        schemas["ChatRequest"]["properties"]["model"]["enum"] = list(models)
         _add_body(found["paths"]["/api/execute"]["post"], schemas, ExecuteRequest)
         chat = found["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]
         chat["content"] = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from calltune.errors import InputError
 from calltune.functions import check_schema
 from calltune.grammar import CHOICES, Rules, offered_tools
 from calltune.schema import Tool, shorten
 from calltune.serve.errors import ApiError, Wrong, refused
-from calltune.serve.messages import read_messages
+from calltune.serve.messages import ROLES, read_messages
 from calltune.serve.work import Work
 
 MOST_TOOLS = 128  # as OpenAI's
@@ -58,13 +58,33 @@ class StreamOptions(Strict):
     include_usage: bool | None = None
 
 
+TEXTS = {"type": "array", "items": {"type": "object", "required": ["type", "text"], "properties": {
+    "type": {"const": "text"}, "text": {"type": "string"}}}}  # fmt: skip
+CALLS = {"type": "array", "items": {"type": "object", "required": ["id", "type", "function"], "properties": {
+    "id": {"type": "string"}, "type": {"const": "function"}, "function": {
+        "type": "object", "required": ["name", "arguments"], "properties": {
+            "name": {"type": "string"}, "arguments": {"type": "string", "description": "the text of a JSON object"}}},
+}}}  # fmt: skip
+MESSAGE = {"type": "object", "required": ["role", "content"], "properties": {
+    "role": {"enum": list(ROLES)}, "content": {"anyOf": [{"type": "string"}, TEXTS]},
+    "reasoning_content": {"type": "string", "description": "an assistant's plan"},
+    "tool_calls": CALLS, "tool_call_id": {"type": "string"}, "name": {"type": "string"},
+}}  # fmt: skip
+CHOICE = {"anyOf": [{"enum": [*CHOICES, None]}, {"type": "object", "required": ["type", "function"], "properties": {
+    "type": {"const": "function"}, "function": {"type": "object", "required": ["name"], "properties": {
+        "name": {"type": "string"}}}}}]}  # fmt: skip
+
+
 class ChatRequest(Strict):
     """A chat request. `constrained` is ours: whether the reply is bound to calls that fit the tools."""
 
     model: str
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    # What is wrong with messages is told in words of their own (messages.py), so that only the description is exact.
+    messages: Annotated[list[dict[str, Any]], WithJsonSchema({"type": "array", "minItems": 1, "items": MESSAGE})] = (
+        Field(min_length=1)
+    )
     tools: list[ToolDefinition] | None = Field(None, max_length=MOST_TOOLS)
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Annotated[str | dict[str, Any] | None, WithJsonSchema(CHOICE)] = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     stop: str | list[str] | None = None
