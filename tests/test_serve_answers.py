@@ -98,8 +98,11 @@ def test_plan_words_and_call(ask, more):
     assert end == "tool_calls"
 
 
-@pytest.mark.parametrize("raw", ['{"name": "get_weather", "arguments": {"city": }}', "{'name': 'get_time' 5}", "5", "[]",
-                                 '{"arguments": {}}', '{"name": "get_weather"'])  # fmt: skip
+UNREADABLE = ['{"name": "get_weather", "arguments": {"city": }}', "{'name': 'get_time' 5}", "5", "[]",
+              '{"arguments": {}}', '{"name": "get_weather"']  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", UNREADABLE)
 def test_trap_t30_t31_a_call_that_cannot_be_read_is_content(ask, raw):
     message, calls, end = ask(f"<tool_call>\n{raw}\n</tool_call>", **FREE)
     assert (calls, end) == ([], "stop")

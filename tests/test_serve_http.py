@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from serving import serving, worker_of
 from tiny import TOOLS, tiny_model
 
 from calltune.caller import load
+from calltune.errors import CannotFinish
 from calltune.functions import functions_from, tool
 from calltune.serve.app import Options
 from calltune.serve.guards import Guards
@@ -208,16 +210,27 @@ def test_json_that_is_none(http, raw, words):
     assert words in error_of(answer)["message"]
 
 
-def test_a_schema_that_nothing_fits_is_the_clients_mistake(http):
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_schema_that_nothing_fits_is_the_clients_mistake(http, stream):
     nothing = {"type": "object", "properties": {"a": {"type": "string", "enum": []}}, "required": ["a"]}
-    for more in ({"tools": [with_schema(nothing)], "tool_choice": "required"},
-                 {"response_format": {"type": "json_schema", "json_schema": {"schema": nothing}}}):  # fmt: skip
-        answer = http.post(CHAT, json=body(max_tokens=60, **more))
-        assert answer.status_code == 400, answer.text
-        error_of(answer)
-        streamed = http.post(CHAT, json=body(max_tokens=60, stream=True, **more))
-        last = streamed.text.strip().rpartition("data: ")[2]  # where the call's name was sent already, an event
-        assert json.loads(last)["error"]["message"] == error_of(answer)["message"]
+    wanted = {"type": "json_schema", "json_schema": {"schema": nothing}}
+    answer = http.post(CHAT, json=body(response_format=wanted, stream=stream))
+    assert answer.status_code == 400, answer.text
+    error_of(answer)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_reply_that_the_grammar_brings_to_an_end_of_its_own_is_no_failure_of_ours(
+    http, server, monkeypatch, stream
+):
+    def submit(work: Any, listener: Any) -> Any:
+        listener.failed(CannotFinish("the grammar cannot go on: <state> ...", next_step="decode freely"))
+        return SimpleNamespace(cancel=lambda: None)
+
+    monkeypatch.setattr(server.worker, "submit", submit)
+    answer = http.post(CHAT, json=body(stream=stream))
+    assert answer.status_code == 400
+    assert error_of(answer)["code"] == "nothing_fits" and "state" not in answer.text
 
 
 # ---- addresses, guards ------------------------------------------------------------------------------------------
