@@ -113,7 +113,7 @@ def test_together_is_as_alone(arch, tmp_path, start):
     model = tiny_model(tmp_path, arch, "gemma" if arch.startswith("gemma") else "chatml")
     caller = load(model)
     rules = (None, Rules(), Rules("required"))
-    works = [work(f"Is it cold in {city} now?", (TOOLS, OTHERS, ())[i % 3], rules=rules[i // 3 % (3 if i % 3 < 2 else 2)])
+    works = [work(f"Is it cold in {city} now?", offered[i % 3], rules=rules[i // 3 % (3 if offered[i % 3] else 2)])
              for i, city in enumerate(CITIES)]  # fmt: skip
     for asked, made in zip(works, together(start(load(model)), works), strict=True):
         reply = caller(asked.messages, asked.tools, rules=asked.rules, max_tokens=asked.max_tokens)
@@ -124,7 +124,7 @@ def test_together_is_as_alone(arch, tmp_path, start):
 
 def test_requests_join_in_the_middle(caller, start):
     worker = start(batch=3)
-    works = [work(f"Tell me how warm it is in {city}.", OTHERS if i in (2, 3) else TOOLS, rules=Rules() if i % 2 else None,
+    works = [work(f"Is it cold in {city} now?", OTHERS if i in (2, 3) else TOOLS, rules=Rules() if i % 2 else None,
                   max_tokens=10 + 5 * (i % 3)) for i, city in enumerate(CITIES[:7])]  # fmt: skip
     heard: list[Heard] = []
 
@@ -243,9 +243,9 @@ def test_a_guide_that_fails_ends_its_own_reply(caller, start, monkeypatch, place
     monkeypatch.setattr(Caller, "guide",
                         lambda self, grammar: Failing(place, after) if grammar else plain(self, grammar))  # fmt: skip
     bad, good = [Heard(), Heard()], [Heard(), Heard()]
-    worker.submit(work("a"), Heard({0: lambda: [
-        worker.submit(w, h) for w, h in zip((work("b"), work("c", rules=Rules()), work("d"), work("e", rules=Rules())),
-                                            (good[0], bad[0], good[1], bad[1]), strict=True)]}))  # fmt: skip
+    works = [work(text, rules=rules) for text, rules in zip("bcde", (None, Rules(), None, Rules()), strict=True)]
+    heard_by = zip(works, (good[0], bad[0], good[1], bad[1]), strict=True)
+    worker.submit(work("a"), Heard({0: lambda: [worker.submit(w, h) for w, h in heard_by]}))
     assert [h.wait().text for h in good] == [alone(caller, work(text)) for text in "bd"]
     for heard in bad:
         with pytest.raises(RuntimeError, match="the guide is broken"):
@@ -377,7 +377,7 @@ def test_the_run_and_its_base(kind, folder, tmp_path, start):
     assert worker.models == ("mine", "mine:base")
     plain = load(folder)
     alones = {"mine": load(run), "mine:base": make_caller(plain.loaded, run.template)}
-    works = [work(f"What is the weather in {city}?", model=("mine", "mine:base")[i % 2], rules=Rules() if i > 4 else None)
+    works = [work(f"Is it cold in {city} now?", model=("mine", "mine:base")[i % 2], rules=Rules() if i > 4 else None)
              for i, city in enumerate(CITIES)]  # fmt: skip
     for asked, made in zip(works, together(worker, works), strict=True):
         assert made.text == alone(alones[asked.model], asked)

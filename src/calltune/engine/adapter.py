@@ -124,21 +124,6 @@ def save_arrays(folder: Path, arrays: dict[str, mx.array]) -> str:
     return write_arrays(folder / "adapters.safetensors", arrays)
 
 
-def read_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """The model with the adapter in `folder`, as mlx-lm loads it. Raises InputError."""
-    for name in ("adapter_config.json", "adapters.safetensors"):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder} holds no adapter: {name} is missing",
-                             next_step="name a folder that `calltune train` wrote to its end")  # fmt: skip
-    try:
-        adapted: nn.Module = load_adapters(model, str(folder))
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"the adapter in {folder} does not fit the model: {error}",
-                         next_step="load it with the model named in its adapter_config.json") from error  # fmt: skip
-    adapted.eval()
-    return adapted
-
-
 def has_base(model: nn.Module) -> bool:
     """Whether the model without its adapter is in memory too: not where the weights themselves were trained."""
     return bool(_adapted(model))
@@ -177,6 +162,21 @@ def _inside(layer: nn.Module) -> nn.Module:
     """The layer that an adapted one of mlx-lm (mlx_lm/tuner/lora.py, dora.py) was made from."""
     found: nn.Module = layer["linear"] if "linear" in layer else layer["embedding"]
     return found
+
+
+def read_adapter(model: nn.Module, folder: Path) -> nn.Module:
+    """The model with the adapter in `folder`, as mlx-lm loads it. Raises InputError."""
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} holds no adapter: {name} is missing",
+                             next_step="name a folder that `calltune train` wrote to its end")  # fmt: skip
+    try:
+        adapted: nn.Module = load_adapters(model, str(folder))
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"the adapter in {folder} does not fit the model: {error}",
+                         next_step="load it with the model named in its adapter_config.json") from error  # fmt: skip
+    adapted.eval()
+    return adapted
 
 
 def _check(settings: AdapterSettings, count: int, layers: int) -> None:

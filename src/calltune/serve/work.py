@@ -73,8 +73,8 @@ class Worker(Protocol):
     def models(self) -> tuple[str, ...]: ...
 
     def submit(self, work: Work, listener: Listener) -> Ticket:
-        """Raises QueueFull, or Stopped after `close`. InputError for what the tools, the schema or the prompt's length
-        do not allow, and for a model that is not there, is told to the listener."""
+        """Raises QueueFull, or Stopped after `close`. InputError for what the tools, the schema or the prompt's
+        length do not allow, and for a model that is not there, is told to the listener."""
 
     def counts(self) -> Counts: ...
 
