@@ -6,8 +6,8 @@
 Every request has the built-in tools and a text of its own; every reply has `--tokens` tokens exactly (nothing ends
 it). `direct` is the loaded model called one by one in this process, `worker` the server's model thread, `http` the
 whole server on loopback with a client in this process. `ratio`: the time of all requests one by one, direct, over
-their time side by side. `overhead`: of one request alone through the server over the same one direct, as medians of
-turns; the ways take turns, so that what else the machine does hits all of them.
+their time side by side. `overhead`: of one request alone through the server over the same one direct, the median of
+pairs that ran one after the other, so that what else the machine does hits both.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from calltune.builtin import builtin_data
@@ -31,6 +32,7 @@ from calltune.serve.work import Made, Work
 from calltune.serve.worker import Limits, ModelWorker
 
 NAME = "model"
+EVERY = 4  # of the requests one by one, each fourth also goes through the server
 Ask = Callable[[str], int]  # a request's text -> the tokens of its reply
 
 
@@ -121,25 +123,29 @@ def check(lengths: Iterator[int], tokens: int) -> None:
 
 
 def measure(ways: dict[str, Ask], texts: Sequence[str], tokens: int, rounds: int) -> dict[str, Any]:
+    served = [way for way in ways if way != "direct"]
     for ask in ways.values():  # what is done once, such as the tools' keys and values, is in no figure
         check(map(ask, texts[:1]), tokens)
-    single = {way: list[float]() for way in ways}
-    one_by_one, together = list[float](), {way: list[float]() for way in ways if way != "direct"}
-    for turn in range(rounds):
-        one_by_one.append(timed(lambda: [ways["direct"](text) for text in texts]))
-        for way in together:
+    alone, over = {way: list[float]() for way in ways}, {way: list[float]() for way in served}
+    one_by_one, together = list[float](), {way: list[float]() for way in served}
+    for _ in range(rounds):
+        for i, text in enumerate(texts):
+            seconds = {"direct": timed(partial(ways["direct"], text))}
+            for way in served if i % EVERY == 0 else ():
+                seconds[way] = timed(partial(ways[way], text))
+                over[way].append(seconds[way] / seconds["direct"] - 1)
+            for way, found in seconds.items():
+                alone[way].append(found)
+        one_by_one.append(sum(alone["direct"][-len(texts) :]))
+        for way in served:
             together[way].append(side_by_side(ways[way], texts, tokens))
-        for i in range(4):
-            for way, ask in ways.items():
-                single[way].append(timed(lambda ask=ask, i=i: ask(texts[(4 * turn + i) % len(texts)])))
-    seconds = statistics.median(one_by_one)
-    alone = {way: statistics.median(found) for way, found in single.items()}
+    whole, median = statistics.median(one_by_one), {way: statistics.median(t) for way, t in together.items()}
     return {
-        "seconds": {"one_by_one": seconds, "alone": alone,
-                    "together": {way: statistics.median(found) for way, found in together.items()}},
-        "ratio": {way: seconds / statistics.median(found) for way, found in together.items()},
-        "overhead": {way: alone[way] / alone["direct"] - 1 for way in together},
-        "tokens_per_second": {way: len(texts) * tokens / statistics.median(found) for way, found in together.items()},
+        "seconds": {"one_by_one": whole, "together": median,
+                    "alone": {way: statistics.median(found) for way, found in alone.items()}},
+        "ratio": {way: whole / found for way, found in median.items()},
+        "overhead": {way: statistics.median(found) for way, found in over.items()},
+        "tokens_per_second": {way: len(texts) * tokens / found for way, found in median.items()},
     }  # fmt: skip
 
 
@@ -148,7 +154,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--way", choices=("worker", "http", "both"), default="both")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
@@ -170,8 +176,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         print()
         return figures
     for way, ratio in figures["ratio"].items():
-        print(f"{way}: {args.requests} requests side by side {ratio:.2f}x one by one "
-              f"({figures['tokens_per_second'][way]:.0f} tokens/s); one alone {figures['overhead'][way]:+.1%} over direct")  # fmt: skip
+        speed, over = figures["tokens_per_second"][way], figures["overhead"][way]
+        print(f"{way}: {args.requests} requests side by side {ratio:.2f}x one by one ({speed:.0f} tokens/s); "
+              f"one alone {over:+.1%} over direct")  # fmt: skip
     return figures
 
 

@@ -112,7 +112,7 @@ def test_together_is_as_alone(arch, tmp_path, start):
     """Two sets of tools and none, free and bound, in one turn: one batch that shares, one that does not."""
     model = tiny_model(tmp_path, arch, "gemma" if arch.startswith("gemma") else "chatml")
     caller = load(model)
-    rules = (None, Rules(), Rules("required"))
+    rules, offered = (None, Rules(), Rules("required")), (TOOLS, OTHERS, ())
     works = [work(f"Is it cold in {city} now?", offered[i % 3], rules=rules[i // 3 % (3 if offered[i % 3] else 2)])
              for i, city in enumerate(CITIES)]  # fmt: skip
     for asked, made in zip(works, together(start(load(model)), works), strict=True):
