@@ -31,6 +31,8 @@ OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume",
                "tool-choice", "one-call", "keep-prefix", "thinking-open",
                # of `agent`
                "mcp", "mcp-header", "trace", "max-steps", "timeout", "max-output", "no-constrained",
+               # of `serve`
+               "port", "host", "api-key-file", "allow-origin", "max-queue",
                # of `bench train`
                "against", "attention", "shape", "tokenizer", "valid-rows", "stock-blas",
                "built-in-tools", "peer-updates", "warm-up", "backend",

@@ -63,7 +63,7 @@ class Caller:
         self._share(messages, offered, ids)
         made: list[Generated] = []
         stream = generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling,
-                                 guide=self._guide(grammar), on_done=made.append)  # fmt: skip
+                                 guide=self.guide(grammar), on_done=made.append)  # fmt: skip
         list(stream)
         return self.parse(made[0], open_thinking, offered, grammar)
 
@@ -114,7 +114,7 @@ class Caller:
     ) -> Iterator[str]:  # fmt: skip
         """The raw text of a reply, piece by piece; `on_done` is told the whole, for `parse`."""
         ids = prompt_ids(messages, tools, self.template, self.loaded.tokenizer)
-        guide = self._guide(self.grammar(tools, rules))
+        guide = self.guide(self.grammar(tools, rules))
         self._share(messages, tools, ids)
         made: list[int] = []
         shown = text = ""
@@ -137,29 +137,33 @@ class Caller:
         found = self.kept.get(key)
         if found is None:
             made = grammar_of(tools, rules, self.template, self.loaded.tokenizer, open_thinking=open_thinking)
-            found = _remember(self.kept, key, (made, tuple(tools)))
+            found = remember(self.kept, key, (made, tuple(tools)))
         return found[0]
 
     def _grammars(self, requests: Sequence[Request], rules: Rules | None) -> list[Grammar | None]:
         return [self.grammar(tools, rules) for _, tools in requests]
 
-    def _guide(self, grammar: Grammar | None) -> Guide | None:
+    def guide(self, grammar: Grammar | None) -> Guide | None:
         return Guide(grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
 
     def _guide_maker(self, grammar: Grammar | None) -> Callable[[], Guide] | None:
         return partial(Guide, grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
 
     def _share(self, messages: Sequence[Message], tools: Sequence[Tool], ids: Sequence[int]) -> None:
-        """Have the part of a prompt in the cache that every request with these tools begins with: up to where the
-        prompt of another request differs. That other prompt is made once for the same tools and system message."""
+        """Have the beginning of a prompt in the cache."""
+        use_prefix(self.decoder, self.beginning(messages, tools, ids))
+
+    def beginning(self, messages: Sequence[Message], tools: Sequence[Tool], ids: Sequence[int]) -> tuple[int, ...]:
+        """The part of a prompt that every request with these tools begins with: up to where the prompt of another
+        request differs. That other prompt is made once for the same tools and system message."""
         system = tuple(messages[:1]) if messages and messages[0].role == "system" else ()
         key = (tuple(map(id, tools)), system[0].content if system else None)
         found = self.beginnings.get(key)
         if found is None or tuple(ids[: len(found[0])]) != found[0]:
             other = prompt_ids((*system, Message("user", OTHER)), tools, self.template, self.loaded.tokenizer)
             length = shared_length(ids, other)
-            found = _remember(self.beginnings, key, (tuple(ids[:length]), tuple(tools)))
-        use_prefix(self.decoder, found[0][: len(ids) - 1])
+            found = remember(self.beginnings, key, (tuple(ids[:length]), tuple(tools)))
+        return found[0][: len(ids) - 1]
 
     def parse(
         self,
@@ -181,7 +185,7 @@ class Caller:
         return replace(reply, truncated=truncated)
 
 
-def _remember(kept: dict[Any, Any], key: Any, value: Any) -> Any:
+def remember(kept: dict[Any, Any], key: Any, value: Any) -> Any:
     """Keeps the last few. A key has the ids of tools, so they stand in the value too: their ids stay theirs."""
     kept[key] = value
     while len(kept) > REMEMBERED:

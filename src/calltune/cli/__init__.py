@@ -31,6 +31,7 @@ COMMANDS = {
     "call": "one reply to one request",
     "chat": "talk with a model or run in the terminal",
     "agent": "work on a request: calls of your functions or an MCP server's, until there is an answer",
+    "serve": "an API for OpenAI's clients and a page, over a model or run",
     "preview": "show what is trained in a row of data",
     "check": "find what is wrong with data, and repair what can be repaired without loss",
     "prepare": "make data that trains of several sources: check, repair, split, change, record",

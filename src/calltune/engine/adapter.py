@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,6 +122,46 @@ def save_arrays(folder: Path, arrays: dict[str, mx.array]) -> str:
         raise CannotFinish(f"not saved: {len(bad)} tensors hold numbers that are not finite ({bad[0]}, ...)",
                            next_step=lower)  # fmt: skip
     return write_arrays(folder / "adapters.safetensors", arrays)
+
+
+def has_base(model: nn.Module) -> bool:
+    """Whether the model without its adapter is in memory too: not where the weights themselves were trained."""
+    return bool(_adapted(model))
+
+
+@contextmanager
+def without_adapter(model: nn.Module) -> Iterator[None]:
+    """Within it the model runs without its adapter: each adapted layer is replaced by the one inside it."""
+    places = _adapted(model)
+    for parent, key, layer in places:
+        parent[key] = _inside(layer)
+    try:
+        yield
+    finally:
+        for parent, key, layer in places:
+            parent[key] = layer
+
+
+def _adapted(model: nn.Module) -> list[tuple[Any, Any, nn.Module]]:
+    """Every adapted layer, with the module, dictionary or list that holds it and under what."""
+    return [(parent, key, value) for module in model.modules()
+            for parent, key, value in _children(module) if "lora_a" in value]  # fmt: skip
+
+
+def _children(holder: Any) -> Iterator[tuple[Any, Any, nn.Module]]:
+    """Modules in a module; in its lists and dictionaries too."""
+    items = enumerate(holder) if isinstance(holder, list) else holder.items() if isinstance(holder, dict) else ()
+    for key, value in list(items):
+        if isinstance(value, nn.Module):
+            yield holder, key, value
+        elif isinstance(value, (list, dict)):
+            yield from _children(value)
+
+
+def _inside(layer: nn.Module) -> nn.Module:
+    """The layer that an adapted one of mlx-lm (mlx_lm/tuner/lora.py, dora.py) was made from."""
+    found: nn.Module = layer["linear"] if "linear" in layer else layer["embedding"]
+    return found
 
 
 def read_adapter(model: nn.Module, folder: Path) -> nn.Module:

@@ -10,7 +10,6 @@ import mlx.core as mx
 from calltune.engine.filling import Caches, Filler
 from calltune.engine.parts import Parts, run_body, run_head
 from calltune.engine.prefix import Decoding, Slots
-from calltune.engine.sampling import Sampler
 from calltune.engine.writing import Writing, choose
 
 
@@ -21,7 +20,6 @@ class Batch:
     parts: Parts
     caches: Caches
     filler: Filler
-    sampler: Sampler
     indices: list[int] = field(default_factory=list)
     rows: list[Writing] = field(default_factory=list)
     slots: Slots | None = None
@@ -81,7 +79,7 @@ class Batch:
             )
 
     def _choose(self, hidden: mx.array, rows: Sequence[Writing]) -> None:
-        for row, token in zip(rows, choose(run_head(self.parts, hidden)[:, -1], rows, self.sampler), strict=True):
+        for row, token in zip(rows, choose(run_head(self.parts, hidden)[:, -1], rows), strict=True):
             row.add(token)
 
 

@@ -17,7 +17,7 @@ from calltune.engine.filling import RUN_COST, Filler, alike
 from calltune.engine.kept import Kept
 from calltune.engine.parts import Parts, attention_tolerance, find_parts, logit_difference, run_body, run_head
 from calltune.engine.prefix import Decoding, KeyValues, Recorder, Slots, supports_sharing
-from calltune.engine.sampling import Sampler, Sampling
+from calltune.engine.sampling import Sampling
 from calltune.engine.writing import Generated, Guide, Writing, choose
 
 __all__ = [
@@ -123,8 +123,8 @@ def generate_batch(
     with fast_cpu(fast):
         if not decoder.sharing:
             for index, prompt in enumerate(prompts):
-                writing = Writing(decoder.stop_ids, max_tokens, _made(guides[index]))
-                for _ in _plain_stream(decoder, prompt, writing, sampler):
+                writing = Writing(decoder.stop_ids, max_tokens, _made(guides[index]), sampler)
+                for _ in plain_stream(decoder, prompt, writing):
                     pass
                 results[index] = writing.finish()
                 if on_done:
@@ -134,11 +134,11 @@ def generate_batch(
             start = _share(decoder, [prompts[i] for i in group])
 
             def begin(index: int, start: int = start) -> Writing:
-                writing = Writing(decoder.stop_ids, max_tokens, _made(guides[index]))
+                writing = Writing(decoder.stop_ids, max_tokens, _made(guides[index]), sampler)
                 writing.begin(prompts[index][start:])
                 return writing
 
-            for index, writing in _batched(decoder, start, group, begin, batch_size, sampler):
+            for index, writing in _batched(decoder, start, group, begin, batch_size):
                 results[index] = writing.finish()
                 if on_done:
                     on_done(index, results[index])
@@ -164,16 +164,10 @@ def _batched(
     order: Sequence[int],
     begin: Callable[[int], Writing],
     size: int,
-    sampler: Sampler,
 ) -> Iterator[tuple[int, Writing]]:
     """Replies as they end. New rows take the places of those that ended when a part of the batch is free: to join
     them costs a copy of all caches."""
-    parts = decoder.parts
-    assert parts is not None
-    prefix = decoder.keys_values if start else None
-    cost = RUN_COST["cpu" if mx.default_device() == mx.cpu else "gpu"]
-    filler = Filler(lambda ids, caches: run_body(parts, ids, caches), decoder.caches, prefix, start, cost)
-    batch = Batch(parts, decoder.caches, filler, sampler)
+    batch = new_batch(decoder, start)
     waiting, under_way = list(order), dict[int, Writing]()
     while waiting or batch.rows:
         room = size - len(batch.rows)
@@ -189,6 +183,16 @@ def _batched(
             yield index, under_way.pop(index)
 
 
+def new_batch(decoder: Decoder, start: int) -> Batch:
+    """An empty batch of rows after the first `start` tokens of the prefix that the decoder holds (0: none)."""
+    parts = decoder.parts
+    assert parts is not None
+    prefix = decoder.keys_values if start else None
+    cost = RUN_COST["cpu" if mx.default_device() == mx.cpu else "gpu"]
+    filler = Filler(lambda ids, caches: run_body(parts, ids, caches), decoder.caches, prefix, start, cost)
+    return Batch(parts, decoder.caches, filler)
+
+
 def generate_stream(
     decoder: Decoder,
     prompt: Sequence[int],
@@ -199,12 +203,12 @@ def generate_stream(
     on_done: Callable[[Generated], None] | None = None,
 ) -> Iterator[int]:
     """Ids one by one as they are made; the stop token ends it and is left out. `on_done` is told the whole."""
-    sampler = (sampling or Sampling()).sampler()
-    writing = Writing(decoder.stop_ids, max_tokens, guide)
-    stream = _shared_stream if decoder.sharing else _plain_stream
-    yield from stream(decoder, prompt, writing, sampler)
+    writing = Writing(decoder.stop_ids, max_tokens, guide, (sampling or Sampling()).sampler())
+    stream = _shared_stream if decoder.sharing else plain_stream
+    yield from stream(decoder, prompt, writing)
+    made = writing.finish()
     if on_done:
-        on_done(writing.finish())
+        on_done(made)
 
 
 def _share(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> int:
@@ -230,17 +234,21 @@ def use_prefix(decoder: Decoder, prefix: Sequence[int]) -> None:
 
 def hold_prefix(decoder: Decoder, prefix: Sequence[int]) -> None:
     """Have the keys and values of `prefix`: those that were kept, else computed now and kept."""
-    parts, ids = decoder.parts, tuple(prefix)
-    if parts is None or not decoder.sharing:
-        return
+    if decoder.parts is not None and decoder.sharing:
+        decoder.keys_values, decoder.prefix = keys_values_of(decoder, tuple(prefix)), tuple(prefix)
+
+
+def keys_values_of(decoder: Decoder, ids: tuple[int, ...]) -> list[Any]:
+    """The keys and values of a prefix: those that were kept, else computed now and kept."""
     found = decoder.kept.find(ids)
     if found is None:
-        caches = [Recorder() for _ in parts.layers]
-        run_body(parts, mx.array([list(prefix)]), caches)
+        assert decoder.parts is not None
+        caches = [Recorder() for _ in decoder.parts.layers]
+        run_body(decoder.parts, mx.array([list(ids)]), caches)
         found = [cache.keys_values for cache in caches]
         mx.eval(found)
         decoder.kept.add(ids, found)
-    decoder.keys_values, decoder.prefix = found, ids
+    return found
 
 
 def forget_prefixes(decoder: Decoder) -> None:
@@ -248,7 +256,7 @@ def forget_prefixes(decoder: Decoder) -> None:
     decoder.prefix, decoder.keys_values, decoder.kept = (), [], Kept()
 
 
-def _shared_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing, sampler: Sampler) -> Iterator[int]:
+def _shared_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing) -> Iterator[int]:
     """One prompt over the kept prefix, if it starts with it."""
     parts = decoder.parts
     assert parts is not None
@@ -264,23 +272,23 @@ def _shared_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing, sa
             caches = caches or decoder.caches(decoder.keys_values if start else None, slots)
             slots.extend([0], len(writing.queue))
             hidden = run_body(parts, mx.array([writing.queue]), caches)[:, -1:]
-            new = _step(writing, run_head(parts, hidden)[:, -1], sampler)
+            new = _step(writing, run_head(parts, hidden)[:, -1])
         yield from new
 
 
-def _step(writing: Writing, logits: mx.array, sampler: Sampler) -> list[int]:
+def _step(writing: Writing, logits: mx.array) -> list[int]:
     """Chooses a token; returns the ids that are new."""
     before = len(writing.ids)
     writing.queue = []
-    writing.add(choose(logits, [writing], sampler)[0])
+    writing.add(choose(logits, [writing])[0])
     return writing.ids[before:]
 
 
-def _plain_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing, sampler: Sampler) -> Iterator[int]:
+def plain_stream(decoder: Decoder, prompt: Sequence[int], writing: Writing) -> Iterator[int]:
     """mlx-lm's own caches, for models whose layers keep more than keys and values."""
     cache = make_prompt_cache(decoder.model)
     writing.begin(prompt)
     yield from list(writing.ids)
     while not writing.ended:
         logits = decoder.model(mx.array([writing.queue]), cache=cache)[:, -1]
-        yield from _step(writing, logits, sampler)
+        yield from _step(writing, logits)

@@ -24,6 +24,7 @@ class Kept:
 
     folder: Path | None = None
     model: str = ""
+    memory: int = MEMORY
     entries: dict[tuple[int, ...], list[Any]] = field(default_factory=dict)
 
     def find(self, ids: tuple[int, ...]) -> list[Any] | None:
@@ -46,7 +47,7 @@ class Kept:
 
     def _remember(self, ids: tuple[int, ...], keys_values: list[Any]) -> None:
         self.entries[ids] = keys_values
-        while len(self.entries) > 1 and sum(map(_size, self.entries.values())) > MEMORY:
+        while len(self.entries) > 1 and sum(map(_size, self.entries.values())) > self.memory:
             del self.entries[next(iter(self.entries))]
 
     def _path(self, ids: Sequence[int]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,3 +155,16 @@ def _from_hub(name: str) -> Path:
                 next_step="check the name and the network, or use a folder or a built-in model "
                 f"({', '.join(BUILTIN_MODELS)}: `calltune fetch NAME`)",
             ) from error
+
+
+def context_length(folder: Path) -> int | None:
+    """How many tokens a model was made for, prompt and reply together; None where its configuration does not say."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    return int(found) if found else None
+
+
+def warm(model: nn.Module) -> None:
+    """Runs a model once. What it computes at its first run only (rotary frequencies) belongs to the thread that did,
+    until it is evaluated: MLX's streams are a thread's own."""
+    mx.eval(model(mx.array([[1]])))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
-from mlx_lm.sample_utils import make_sampler
+from mlx_lm.sample_utils import apply_top_k, apply_top_p
 
 Bools = npt.NDArray[np.bool_]
 Sampler = Callable[[mx.array, Bools | None], list[int]]  # logits (B, V), which tokens each row may take (B, V)
@@ -29,23 +30,36 @@ class Sampling:
     seed: int | None = None
 
     def sampler(self) -> Sampler:
-        return self._on_cpu() if mx.default_device() == mx.cpu else self._on_gpu()
+        """With random numbers of its own. The one that takes the likeliest is the same for all, so that rows of it
+        are looked at together."""
+        on_cpu = mx.default_device() == mx.cpu
+        if self.temperature == 0:
+            return _likeliest(on_cpu)
+        return self._on_cpu() if on_cpu else self._on_gpu()
 
     def _on_gpu(self) -> Sampler:
-        if self.seed is not None:
-            mx.random.seed(self.seed)
-        draw = make_sampler(temp=self.temperature, top_p=self.top_p, top_k=self.top_k)
-        cut = self.temperature and (self.top_p < 1 or self.top_k)
+        seeds = np.random.default_rng(self.seed)  # not MLX's own state: other replies draw meanwhile
 
         def sampler(logits: mx.array, allowed: Bools | None) -> list[int]:
             if allowed is not None:
                 logits = mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype))
-            if cut:
-                logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-            found: list[int] = draw(logits).tolist()
-            return found
+            if self.temperature == 0:
+                return mx.argmax(logits, axis=-1).tolist()  # type: ignore[no-any-return]
+            if self.top_p < 1 or self.top_k:
+                logits = self._cut(logits)
+            key = mx.random.key(int(seeds.integers(1 << 63)))
+            return mx.random.categorical(logits / self.temperature, key=key).tolist()  # type: ignore[no-any-return]
 
         return sampler
+
+    def _cut(self, logits: mx.array) -> mx.array:
+        """The logits of the likely tokens, as mlx-lm's sampler cuts them; -inf for the others."""
+        logits = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        if self.top_p < 1:
+            logits = apply_top_p(logits, self.top_p)
+        if self.top_k and self.top_k < logits.shape[-1]:
+            logits = apply_top_k(logits, self.top_k)
+        return logits
 
     def _on_cpu(self) -> Sampler:
         random = np.random.default_rng(self.seed)
@@ -81,3 +95,8 @@ class Sampling:
         at = int(np.searchsorted(sums, random.random() * sums[-1], side="right"))
         at = min(at, len(sums) - 1)
         return int(at if some is None else some[at])
+
+
+@cache
+def _likeliest(on_cpu: bool) -> Sampler:
+    return Sampling()._on_cpu() if on_cpu else Sampling()._on_gpu()

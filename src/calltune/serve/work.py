@@ -73,14 +73,18 @@ class Worker(Protocol):
     def models(self) -> tuple[str, ...]: ...
 
     def submit(self, work: Work, listener: Listener) -> Ticket:
-        """Raises QueueFull; InputError for what the tools, the schema or the prompt's length do not allow is told
-        to the listener."""
+        """Raises QueueFull, or Stopped after `close`. InputError for what the tools, the schema or the prompt's
+        length do not allow, and for a model that is not there, is told to the listener."""
 
     def counts(self) -> Counts: ...
 
     def close(self) -> None:
-        """Replies under way are told that the server stops."""
+        """Replies under way are told that the server stops (Stopped)."""
 
 
 class QueueFull(Exception):
     """As many requests wait as may."""
+
+
+class Stopped(Exception):
+    """The server stops."""

@@ -1,0 +1,82 @@
+"""Errors as OpenAI's clients know them: `{"error": {"message", "type", "param", "code"}}`, never a stack trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from calltune.errors import CannotFinish, InputError
+from calltune.serve.work import QueueFull, Stopped
+
+INVALID = "invalid_request_error"
+# Source of the types: https://platform.openai.com/docs/guides/error-codes
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+WORDS = {404: "there is nothing at this address", 405: "this address does not take this method"}
+
+
+@dataclass
+class ApiError(Exception):
+    """What a request is answered with in place of what it asked for. `param` names the place in the body."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = TYPES.get(self.status, INVALID if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """One thing that is wrong with a body. `path` as in JavaScript: `messages[3].tool_call_id`."""
+
+    path: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.words}" if self.path else self.words
+
+
+MOST_TOLD = 20
+
+
+def refused(problems: Sequence[Wrong]) -> ApiError:
+    """All problems of a body in one error; `param` is the first one's place."""
+    told = [str(problem) for problem in problems[:MOST_TOLD]]
+    if len(problems) > MOST_TOLD:
+        told.append(f"and {len(problems) - MOST_TOLD} more")
+    return ApiError(400, "; ".join(told), param=problems[0].path or None)
+
+
+def api_error(error: BaseException) -> ApiError:
+    """What is told of an exception. An unexpected one is told as such and nothing more: it may hold what is nobody's
+    business."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, InputError):
+        return ApiError(400, " ".join(str(error).split()))
+    if isinstance(error, CannotFinish):  # of the guide: nothing fits the schemas, or nothing from some place on
+        words = "the schemas of the tools or of response_format leave the model nothing that it may write"
+        return ApiError(400, f"{words}; simplify them, or send constrained false", code="nothing_fits")
+    if isinstance(error, QueueFull):
+        words = "as many requests wait already as may; try again in a moment"
+        return ApiError(429, words, code="queue_full", headers={"Retry-After": "1"})
+    if isinstance(error, Stopped):
+        return ApiError(503, "the server stops", code="stopping", headers={"Retry-After": "5"})
+    return ApiError(500, "the server failed at this request; its log says at what", code="internal_error")
+
+
+def of_status(status: int, headers: Mapping[str, str] | None = None) -> ApiError:
+    """For an answer that the framework gives by itself."""
+    return ApiError(status, WORDS.get(status, f"the request was refused with status {status}"),
+                    headers=headers or {})  # fmt: skip
+
+
+def encoded(error: ApiError) -> bytes:
+    return json.dumps(error.body).encode()

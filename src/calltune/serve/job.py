@@ -1,0 +1,165 @@
+"""One request in the model's thread: from messages to a prompt under a grammar, from tokens to pieces of text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from calltune.engine.running import Joining
+from calltune.engine.writing import Writing
+from calltune.errors import CalltuneError, InputError, Problem
+from calltune.grammar import Grammar, check_loose
+from calltune.grammar_json import read_json_reply
+from calltune.render import prompt_ids
+from calltune.schema import Reply, Tool
+from calltune.serve.served import Served
+from calltune.serve.work import Listener, Made, Work
+
+log = logging.getLogger(__name__)
+Value = TypeVar("Value")
+
+
+class Job:
+    """A request, waiting or under way. Only `cancelled` is set from other threads."""
+
+    def __init__(self, work: Work, listener: Listener) -> None:
+        self.work, self.listener = work, listener
+        self.cancelled = False
+        self.joining: Joining | None = None
+        self.served: Served
+        self.tools: tuple[Tool, ...] = ()
+        self.grammar: Grammar | None = None
+        self.shown, self.text = "", ""  # what was told, and all of it
+        self.seen = 0  # tokens that are in the text
+        self.cut = False  # at a stop text
+
+    @property
+    def writing(self) -> Writing:
+        assert self.joining is not None
+        return self.joining.writing
+
+    @property
+    def size(self) -> int:
+        """The tokens that it may take in a batch, beside those that others share."""
+        assert self.joining is not None
+        shared = len(self.joining.prefix) if self.served.running.shares(self.joining.prefix) else 0
+        return len(self.joining.prompt) - shared + self.writing.limit
+
+    def prepare(self, models: dict[str, Served]) -> None:
+        """Makes the prompt and what binds the reply. Raises InputError."""
+        work = self.work
+        self.served = _model(work.model, models)
+        caller = self.served.caller
+        self.tools = self.served.known(work.tools)
+        self.grammar = _told("the schema cannot be decoded by", self._grammar)
+        ids = _told(
+            "the model's chat template cannot write these messages",
+            lambda: prompt_ids(work.messages, self.tools, caller.template, caller.loaded.tokenizer),
+        )
+        limit = min(work.max_tokens, _room(len(ids), self.served.context))
+        guide = _told("the schema cannot be decoded by", lambda: caller.guide(self.grammar))
+        writing = Writing(caller.decoder.stop_ids, limit, guide, work.sampling.sampler())
+        self.joining = Joining(writing, ids, caller.beginning(work.messages, self.tools, ids))
+        self._call(lambda: self.listener.prompt(len(ids)))
+
+    def _grammar(self) -> Grammar | None:
+        rules, schema = self.work.rules, self.work.schema
+        if schema is None:
+            return self.served.caller.grammar(self.tools, rules)
+        if self.tools and not (rules and rules.choice == "none" and not rules.named):
+            raise InputError("response_format with a schema and tools cannot be asked for together: a reply is "
+                             "either calls or JSON of that schema",
+                             next_step="leave one of them out, or set tool_choice to none")  # fmt: skip
+        return self.served.schema_grammar(schema)
+
+    def tell(self) -> None:
+        """Tells the text that is new and will stay: whole characters, and nothing that may begin a stop text."""
+        if len(self.writing.ids) > self.seen and not self.cut:
+            self.seen = len(self.writing.ids)
+            self.text = self.served.caller.loaded.tokenizer.decode(self.writing.ids)
+            found = [at for stop in self.work.stop if stop and (at := self.text.find(stop, len(self.shown))) >= 0]
+            if found:
+                self.text, self.cut, self.writing.ended = self.text[: min(found)], True, True
+        text = self.text if self.writing.ended else self.text[: _settled(self.text, self.work.stop)]
+        if len(text) > len(self.shown) and not self.writing.error:
+            piece, self.shown = text[len(self.shown) :], text
+            self._call(lambda: self.listener.piece(piece))
+
+    def finish(self) -> None:
+        """Tells the whole reply, or what went wrong."""
+        try:
+            truncated = self.writing.finish().truncated and not self.cut
+            made = Made(self.text, replace(self._reply(), truncated=truncated), "length" if truncated else "stop",
+                        len(self._prompt), len(self.writing.ids))  # fmt: skip
+        except Exception as error:
+            self.fail(error)
+            return
+        self._call(lambda: self.listener.done(made))
+
+    def fail(self, error: Exception) -> None:
+        if not isinstance(error, CalltuneError):
+            log.error("a reply failed", exc_info=error)
+        self._call(lambda: self.listener.failed(error))
+
+    @property
+    def _prompt(self) -> Sequence[int]:
+        assert self.joining is not None
+        return self.joining.prompt
+
+    def _reply(self) -> Reply:
+        caller = self.served.caller
+        if self.work.schema is not None and self.grammar is not None:
+            return read_json_reply(self.text, caller.template, self.grammar, self.work.schema)
+        reply = caller.parse_text(self.text, tools=self.tools)
+        return replace(reply, notes=check_loose(reply, self.grammar, self.tools)) if self.grammar else reply
+
+    def _call(self, tell: Callable[[], object]) -> None:
+        """Tells a listener; one that fails is told nothing more."""
+        if self.cancelled:
+            return
+        try:
+            tell()
+        except Exception:
+            log.exception("whoever asked could not be told")
+            self.cancelled = True
+
+
+def _model(name: str, models: dict[str, Served]) -> Served:
+    if name not in models:
+        raise InputError("there is no such model", problems=[Problem("unknown_model", name, ", ".join(models))])
+    return models[name]
+
+
+def _room(prompt: int, context: int | None) -> int:
+    """How many tokens a reply may have. Raises InputError."""
+    if context is None:
+        return 1 << 30
+    if prompt >= context:
+        raise InputError(f"the prompt has {prompt:,} tokens, and the model takes {context:,} with its reply",
+                         next_step="send fewer or shorter messages and tools")  # fmt: skip
+    return context - prompt
+
+
+def _told(what: str, work: Callable[[], Value]) -> Value:
+    """The value; whatever else goes wrong on the way from a client's words is an InputError."""
+    try:
+        return work()
+    except CalltuneError:
+        raise
+    except Exception as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{what}: {said[:300]}") from error
+
+
+def _settled(text: str, stops: Sequence[str]) -> int:
+    """How much of a text that goes on can be told: the last character may not be whole, and the last ones may be the
+    beginning of a stop text."""
+    end = len(text.rstrip("\ufffd"))
+    for stop in stops:
+        for length in range(min(len(stop) - 1, len(text)), 0, -1):
+            if text.endswith(stop[:length]):
+                end = min(end, len(text) - length)
+                break
+    return end
