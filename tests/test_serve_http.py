@@ -179,7 +179,7 @@ def test_what_clients_send_is_taken(http, more):
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize(("asked", "used"), [(1e-300, 0.0), (5e-4, 0.0), (1e-3, 1e-3), (0, 0.0), (None, 0.0), (2, 2.0)])
+@pytest.mark.parametrize(("asked", "used"), [(1e-300, 0), (5e-4, 0), (1e-3, 1e-3), (0, 0), (None, 0), (2, 2)])
 def test_a_temperature_that_would_overflow_takes_the_likeliest(asked, used):
     assert Reader(["tiny"]).read(body(temperature=asked)).work.sampling.temperature == used
 
