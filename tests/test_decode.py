@@ -236,3 +236,10 @@ def test_the_likeliest_of_the_allowed_tokens():
     logits = mx.array([[1.0, 3.0, 2.0], [5.0, 3.0, 4.0]])
     assert Sampling().sampler()(logits, None) == [1, 0]
     assert Sampling().sampler()(logits, np.array([[True, False, True], [False, True, True]])) == [2, 2]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 5e-4])
+@pytest.mark.parametrize("where", ["_on_cpu", "_on_gpu", "sampler"])
+def test_a_temperature_that_would_overflow_takes_the_likeliest(temperature, where):
+    logits = mx.array([[0.0, 40.0, -3.0], [9.0, 8.0, 9.5]])
+    assert getattr(Sampling(temperature, top_p=0.9, seed=0), where)()(logits, None) == [1, 2]

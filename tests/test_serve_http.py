@@ -179,11 +179,6 @@ def test_what_clients_send_is_taken(http, more):
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize(("asked", "used"), [(1e-300, 0), (5e-4, 0), (1e-3, 1e-3), (0, 0), (None, 0), (2, 2)])
-def test_a_temperature_that_would_overflow_takes_the_likeliest(asked, used):
-    assert Reader(["tiny"]).read(body(temperature=asked)).work.sampling.temperature == used
-
-
 def test_the_same_tools_are_the_same_objects():
     reader = Reader(["tiny"])
     first, second = (reader.read(body(tools=[tool.to_openai() for tool in TOOLS])).work.tools for _ in range(2))

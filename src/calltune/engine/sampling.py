@@ -19,10 +19,12 @@ from mlx_lm.sample_utils import apply_top_k, apply_top_p
 Bools = npt.NDArray[np.bool_]
 Sampler = Callable[[mx.array, Bools | None], list[int]]  # logits (B, V), which tokens each row may take (B, V)
 
+COLDEST = 1e-3  # below it logits over temperature overflow, and the likeliest token is drawn anyway
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen; temperature 0 takes the likeliest."""
+    """How the next token is chosen; temperature 0, and all but 0, takes the likeliest."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -33,7 +35,7 @@ class Sampling:
         """With random numbers of its own. The one that takes the likeliest is the same for all, so that rows of it
         are looked at together."""
         on_cpu = mx.default_device() == mx.cpu
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return _likeliest(on_cpu)
         return self._on_cpu() if on_cpu else self._on_gpu()
 
@@ -43,7 +45,7 @@ class Sampling:
         def sampler(logits: mx.array, allowed: Bools | None) -> list[int]:
             if allowed is not None:
                 logits = mx.where(mx.array(allowed), logits, mx.array(-mx.inf, logits.dtype))
-            if self.temperature == 0:
+            if self.temperature < COLDEST:
                 return mx.argmax(logits, axis=-1).tolist()  # type: ignore[no-any-return]
             if self.top_p < 1 or self.top_k:
                 logits = self._cut(logits)
@@ -78,7 +80,7 @@ class Sampling:
 
     def _of(self, logits: npt.NDArray[np.float32], random: np.random.Generator) -> int:
         """One of the logits."""
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return int(np.argmax(logits))
         weights = np.exp((logits - logits.max()) / np.float32(self.temperature))
         some: Any = None

@@ -25,7 +25,6 @@ MOST_TOOLS = 128  # as OpenAI's
 MOST_TOKENS = 1_000_000  # above it a limit is none; the worker keeps to the model's context
 KEPT_TOOLS = 512
 SEEDS = 2**63
-COLDEST = 1e-3  # below it logits over temperature overflow, and the likeliest token is drawn anyway
 
 
 class Strict(BaseModel):
@@ -257,9 +256,7 @@ def _sampling(request: ChatRequest) -> Any:
 
     seed = None if request.seed is None else request.seed % (2 * SEEDS)
     top_p = 1.0 if request.top_p is None else max(request.top_p, 1e-6)  # 0: the likeliest alone
-    temperature = request.temperature or 0.0
-    temperature = temperature if temperature >= COLDEST else 0.0
-    return Sampling(temperature, top_p, min(request.top_k or 0, SEEDS), seed)
+    return Sampling(request.temperature or 0.0, top_p, min(request.top_k or 0, SEEDS), seed)
 
 
 def problems_of(error: ValidationError) -> list[Wrong]:
