@@ -107,7 +107,7 @@ def test_the_printed_command_works_and_the_end_is_clean(model, tmp_path, number)
         _, err = process.communicate(timeout=20)
     finally:
         process.kill()
-    assert process.returncode == 0, err
+    assert process.returncode == 128 + number, err
     assert "1 reply under way given up" in err and "Traceback" not in err
 
 
@@ -121,7 +121,7 @@ def test_the_runs_functions_and_a_files_are_offered(model, tmp_path):
         assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "my model"
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(20) == 130
 
 
 def test_ctrl_c_while_nothing_runs(model):
@@ -129,5 +129,5 @@ def test_ctrl_c_while_nothing_runs(model):
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == 0 and err.rstrip().endswith("stopping")
+    assert process.returncode == 130 and err.rstrip().endswith("stopping")
     assert time.monotonic() - begun < 10

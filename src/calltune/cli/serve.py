@@ -79,11 +79,10 @@ def run(args: argparse.Namespace) -> int:
     with port:
         _say(f"loading {args.model}")
         caller = load(found or args.model)
-        _serve(args, caller, functions, guards, port)
-    return 0
+        return _serve(args, caller, functions, guards, port)
 
 
-def _serve(args: argparse.Namespace, caller: Caller, functions: list[Function], guards: Guards, port: Any) -> None:
+def _serve(args: argparse.Namespace, caller: Caller, functions: list[Function], guards: Guards, port: Any) -> int:
     from calltune.serve.app import Options, make_app
     from calltune.serve.running import Server, log_to_stderr
     from calltune.serve.worker import Limits, ModelWorker
@@ -96,7 +95,7 @@ def _serve(args: argparse.Namespace, caller: Caller, functions: list[Function], 
     host, number = port.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(_greeting(f"http://{shown}:{number}", worker.models, guards.api_key is not None), flush=True)
-    server.run_until_stopped(port)
+    return server.run_until_stopped(port)
 
 
 def _say(text: str) -> None:

@@ -53,6 +53,7 @@ class Server(uvicorn.Server):  # uvicorn offers its end only by inheritance
                                 server_header=False)  # fmt: skip
         super().__init__(config)
         self.worker, self.told = worker, told
+        self.signal = 0  # that ended it
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
@@ -61,15 +62,16 @@ class Server(uvicorn.Server):  # uvicorn offers its end only by inheritance
             self.told(f"stopping; {under_way} repl{'y' if under_way == 1 else 'ies'} under way given up"
                       if under_way else "stopping")  # fmt: skip
         self.force_exit = self.should_exit
-        self.should_exit = True
+        self.should_exit, self.signal = True, sig
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.to_thread(self.worker.close)
         await super().shutdown(sockets)
 
-    def run_until_stopped(self, port: socket.socket) -> None:
-        """Serves until Ctrl-C, SIGTERM or `should_exit`."""
+    def run_until_stopped(self, port: socket.socket) -> int:
+        """Serves until Ctrl-C, SIGTERM or `should_exit`; returns the exit code: 130, 143, 0."""
         asyncio.run(self.serve(sockets=[port]))
+        return 128 + self.signal if self.signal else 0
 
 
 def log_to_stderr() -> None:
