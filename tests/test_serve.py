@@ -121,8 +121,28 @@ def test_a_stream_is_the_reply_without_streaming(client, more):
         assert (one.choices[0].finish_reason == "tool_calls") == (more["max_tokens"] == 200)
 
 
+def test_a_named_tool_is_called_once(client):
+    for seed in range(5):
+        reply = ask(client, tools=OFFERED, tool_choice=NAMED, max_tokens=200, temperature=1, seed=seed)
+        assert [call.function.name for call in reply.choices[0].message.tool_calls] == ["set_sky"]
+
+
+def test_what_decoding_cannot_enforce_is_told(client):
+    odd = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}, "minItems": 2,
+        "maxItems": 2, "uniqueItems": True}}, "required": ["a"]}  # fmt: skip
+    tools = [{"type": "function", "function": {"name": "odd", "parameters": odd}}]
+    asked = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 300}
+    reply = ask(client, **asked)
+    [call] = reply.choices[0].message.tool_calls
+    assert len(json.loads(call.function.arguments)["a"]) == 2  # what is supported beside it still holds
+    assert "not enforced while decoding" in reply.notes[0]
+    assert [chunk.notes for chunk in ask(client, stream=True, **asked) if hasattr(chunk, "notes")] == [reply.notes]
+    assert not hasattr(ask(client, tools=OFFERED, tool_choice=NAMED, max_tokens=200), "notes")
+
+
 def test_trap_t33_arguments_stream_in_several_pieces(client):
-    chunks = list(ask(client, stream=True, tools=OFFERED, tool_choice=NAMED, max_tokens=200))
+    named = {"type": "function", "function": {"name": TOOLS[0].name}}
+    chunks = list(ask(client, stream=True, tools=OFFERED, tool_choice=named, max_tokens=200))
     parts = [part for chunk in chunks for choice in chunk.choices for part in choice.delta.tool_calls or []]
     assert len(parts) > 3
     assert sum(bool(part.id) for part in parts) == sum(bool(part.function.name) for part in parts) > 0

@@ -125,7 +125,8 @@ def test_the_runs_functions_and_a_files_are_offered(model, tmp_path):
 
 
 def test_ctrl_c_while_nothing_runs(model):
-    process, _, _ = start(model)
+    process, address, _ = start(model)
+    httpx.get(f"{address}/health")  # it answers, so that Ctrl-C is its own
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)

@@ -17,6 +17,7 @@ from calltune.caller import load
 from calltune.errors import CannotFinish
 from calltune.functions import functions_from, tool
 from calltune.serve.app import Options
+from calltune.serve.errors import ApiError
 from calltune.serve.guards import Guards
 from calltune.serve.protocol import Reader
 
@@ -186,6 +187,17 @@ def test_the_same_tools_are_the_same_objects():
     for i in range(2000):
         reader.read(body(tools=[{"type": "function", "function": {"name": f"f{i}"}}]))
     assert len(reader.kept) <= 512
+
+
+def test_tools_that_are_too_large_are_refused_and_not_kept():
+    reader = Reader(["tiny"])
+    large = [{"type": "function", "function": {"name": "f", "description": "x" * 300_000}}]
+    with pytest.raises(ApiError, match="larger than 256,000 characters") as told:
+        reader.read(body(tools=large))
+    assert told.value.status == 400 and told.value.body["error"]["param"] == "tools"
+    for i in range(40):  # each as large as may be
+        reader.read(body(tools=[{"type": "function", "function": {"name": f"f{i}", "description": "x" * 200_000}}]))
+    assert sum(map(len, reader.kept)) <= 4_000_000
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,10 @@ def _simpler(value: Any, root: Mapping[str, Any]) -> tuple[Any, str]:
     if not error:
         return value, ""
     if isinstance(value, Mapping):
+        for left_out in value:  # one keyword that is not supported leaves the others
+            part = {key: inner for key, inner in value.items() if key != left_out}
+            if part and left_out != "type" and not value_error(part, around):
+                return part, error
         for keys in (("type", "enum", "items", "properties", "required"), ("type", "enum"), ("type",)):
             part = {key: value[key] for key in keys if key in value}
             if part and not value_error(part, around):

@@ -166,6 +166,8 @@ class Values:
         if high == 0:
             return '"[]"'
         item = self.rule(self.value(schema.get("items", True), path + "/items"))
+        if high == 1:
+            return f'"[" {item} "]"' if low else f'"[" ({item})? "]"'
         more = f"({literal(self.words.comma)} {item})"
         more += f"{{{max(low - 1, 0)},{'' if high is None else high - 1}}}" if low > 1 or high is not None else "*"
         inside = f"{item} {more}"

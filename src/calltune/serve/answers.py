@@ -61,7 +61,7 @@ class Exchange:
             "logprobs": None,
             "finish_reason": self.finish(made),
         }
-        return self._head("chat.completion") | {"choices": [choice], "usage": usage_of(made)}
+        return self._head("chat.completion") | {"choices": [choice], "usage": usage_of(made)} | notes_of(made)
 
     def chunk(self, delta: Delta, finish: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -73,6 +73,11 @@ class Exchange:
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.asked.work.model}
+
+
+def notes_of(made: Made) -> dict[str, Any]:
+    """What decoding could not enforce of the tools' schemas: a field of ours, left out where there is nothing."""
+    return {"notes": list(made.reply.notes)} if made.reply.notes else {}
 
 
 def usage_of(made: Made) -> dict[str, int]:
@@ -148,7 +153,7 @@ class Answering:
                     if found:
                         yield b"".join(_line(exchange.chunk(delta)) for delta in found)
                 if isinstance(event, Made):
-                    yield _line(exchange.chunk({}, exchange.finish(event)))
+                    yield _line(exchange.chunk({}, exchange.finish(event)) | notes_of(event))
                     if exchange.asked.usage:
                         yield _line(exchange.last_chunk(event))
                     yield b"data: [DONE]\n\n"

@@ -91,7 +91,7 @@ def make_app(worker: Worker, functions: Sequence[Function] = (), options: Option
     whole: Any = Outer(app, options.guards, metrics)
     if options.guards.origins:
         whole = CORSMiddleware(whole, allow_origins=options.guards.origins, allow_methods=["GET", "POST"],
-                               allow_headers=["Authorization", "Content-Type"])  # fmt: skip
+                               allow_headers=["*"])  # fmt: skip
     return whole
 
 

@@ -15,7 +15,7 @@ from calltune.grammar_json import read_json_reply
 from calltune.render import prompt_ids
 from calltune.schema import Reply, Tool
 from calltune.serve.served import Served
-from calltune.serve.work import Listener, Made, Work
+from calltune.serve.work import Listener, Made, Stopped, Work
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -99,7 +99,7 @@ class Job:
         self._call(lambda: self.listener.done(made))
 
     def fail(self, error: Exception) -> None:
-        if not isinstance(error, CalltuneError):
+        if not isinstance(error, (CalltuneError, Stopped)):
             log.error("a reply failed", exc_info=error)
         self._call(lambda: self.listener.failed(error))
 
@@ -111,7 +111,7 @@ class Job:
     def _reply(self) -> Reply:
         caller = self.served.caller
         if self.work.schema is not None and self.grammar is not None:
-            return read_json_reply(self.text, caller.template, self.grammar, self.work.schema)
+            return read_json_reply(self.text, self.grammar, self.work.schema)
         reply = caller.parse_text(self.text, tools=self.tools)
         return replace(reply, notes=check_loose(reply, self.grammar, self.tools)) if self.grammar else reply
 

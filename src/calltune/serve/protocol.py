@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -23,7 +23,8 @@ from calltune.serve.work import Work
 
 MOST_TOOLS = 128  # as OpenAI's
 MOST_TOKENS = 1_000_000  # above it a limit is none; the worker keeps to the model's context
-KEPT_TOOLS = 512
+MOST_TEXT = 256_000  # characters of all tools, or of the schema of a reply: checking 6 MB took 28 s
+KEPT_TOOLS, KEPT_TEXT = 512, 4_000_000  # tools that are kept, and their characters
 SEEDS = 2**63
 
 
@@ -136,6 +137,12 @@ class Reader:
             for name, nothing in REFUSED.items()
             if name in body and not any(body[name] == value for value in nothing)
         ]
+        problems += [
+            Wrong(name, f"it is larger than {MOST_TEXT:,} characters") for name in ("tools", "response_format")
+            if name in body and len(json.dumps(body[name])) > MOST_TEXT
+        ]  # fmt: skip
+        if any(problem.path in ("tools", "response_format") for problem in problems):
+            raise refused(problems)
         try:
             request = ChatRequest.model_validate(body)
         except ValidationError as error:
@@ -177,7 +184,7 @@ class Reader:
                     problems.append(wrong)
                     continue
                 self.kept[key] = tool
-                while len(self.kept) > KEPT_TOOLS:
+                while len(self.kept) > KEPT_TOOLS or sum(map(len, self.kept)) > KEPT_TEXT:
                     del self.kept[next(iter(self.kept))]
             tools.append(self.kept[key])
         return tuple(tools)
@@ -208,6 +215,7 @@ def _rules(request: ChatRequest, tools: Sequence[Tool], free: bool, problems: li
         return None
     try:
         rules = Rules.of("auto" if choice is None else choice, parallel is not False)
+        rules = replace(rules, parallel=rules.parallel and not rules.named)  # a named tool is called once
         offered_tools(tools, rules)
     except InputError as error:
         path = "tools" if "same name" in error.message else "tool_choice"

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -65,7 +66,11 @@ class Server(uvicorn.Server):  # uvicorn offers its end only by inheritance
         self.should_exit, self.signal = True, sig
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(self.worker.close)
+        # In a thread that the process need not wait for: a second Ctrl-C ends it in the middle of a long prompt.
+        ending = threading.Thread(target=self.worker.close, daemon=True)
+        ending.start()
+        while ending.is_alive() and not self.force_exit:
+            await asyncio.sleep(0.02)
         await super().shutdown(sockets)
 
     def run_until_stopped(self, port: socket.socket) -> int:

@@ -47,7 +47,7 @@ class Served:
         key = json.dumps(schema)
         found = self.schemas.get(key)
         if found is None:
-            found = json_grammar(schema, self.caller.template, self.caller.loaded.tokenizer)
+            found = json_grammar(schema)
             remember(self.schemas, key, found)
         return found
 

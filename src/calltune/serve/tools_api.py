@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,14 @@ class ExecuteRequest(Strict):
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     confirmed: bool = False
+
+
+def _words(content: str) -> str:
+    """The error of a tool message, which is JSON for the model, in words."""
+    try:
+        return str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return content
 
 
 def listed(functions: Sequence[Function]) -> dict[str, Any]:
@@ -40,5 +49,5 @@ async def run_call(body: Any, functions: Sequence[Function], *, ask: bool = True
         raise ApiError(403, words, param="confirmed", code="not_confirmed")
     outcome = await execute_async(ToolCall(request.name, request.arguments), functions)
     if outcome.kind == "bad_arguments":
-        raise ApiError(400, outcome.content, param="arguments", code="bad_arguments")
+        raise ApiError(400, _words(outcome.content), param="arguments", code="bad_arguments")
     return {"content": outcome.content, "error": outcome.error}
