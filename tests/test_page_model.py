@@ -43,7 +43,7 @@ def address():
         first = server.stdout.readline()
         yield first.split()[-1]
         server.terminate()
-        assert server.wait(60) == 0
+        assert server.wait(60) == 143
 
 
 @pytest.fixture
