@@ -32,7 +32,7 @@ OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume",
                # of `agent`
                "mcp", "mcp-header", "trace", "max-steps", "timeout", "max-output", "no-constrained",
                # of `serve`
-               "port", "host", "api-key-file", "allow-origin", "max-queue",
+               "port", "host", "rounds", "way", "api-key-file", "allow-origin", "max-queue",
                # of `bench train`
                "against", "attention", "shape", "tokenizer", "valid-rows", "stock-blas",
                "built-in-tools", "peer-updates", "warm-up", "backend",
