@@ -178,3 +178,12 @@ def test_ids_are_unique(server):
         answer = httpx.post(f"{server.api}/chat/completions", json=body).json()
         ids += [answer["id"], *(call["id"] for call in answer["choices"][0]["message"]["tool_calls"])]
     assert len(set(ids)) == 9
+
+
+def test_json_of_a_schema_is_content_where_the_template_opens_a_plan():
+    with serving(Scripted(), options=Options(opened=True)) as found:
+        found.worker.text = '{"a": 1}'
+        client = openai.OpenAI(base_url=found.api, api_key="none", max_retries=0)
+        asked: dict[str, Any] = {"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
+        message = client.chat.completions.create(response_format={"type": "json_object"}, **asked).choices[0].message
+        assert message.content == '{"a": 1}' and not hasattr(message, "reasoning_content")

@@ -99,7 +99,8 @@ class Answering:
         """Raises what ends a request before its answer begins."""
         work = asked.work
         bound = work.rules is not None
-        deltas = Deltas(self.format, work.tools, asked.calls, bound, self.opened, work.schema is not None)
+        bare = work.schema is not None  # then nothing but JSON comes, also after a mark that begins a plan
+        deltas = Deltas(self.format, work.tools, asked.calls, bound, self.opened and not bare, bare)
         exchange = Exchange(asked, deltas, self.metrics)
         coming = events(self.worker, work, receive, self.patience)
         streams = False
