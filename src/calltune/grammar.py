@@ -75,7 +75,7 @@ def grammar_of(
     plan, thinks = "", template.think_instruction is not None
     if thinks or open_thinking:
         begin = "" if open_thinking else f"{spelled(frame.think[0], tokenizer)} "
-        closed = up_to("plan_text", "PLAN", spelled(frame.think[1], tokenizer))
+        closed = _up_to("plan_text", "PLAN", spelled(frame.think[1], tokenizer))
         lines += [closed, f"plan: {begin}plan_text {literal(frame.after_think)}"]
         plan = "plan " if open_thinking else "plan? "
     loose, watched = dict[str, tuple[str, ...]](), False
@@ -122,7 +122,7 @@ def _start(frame: Frame, offered: Sequence[Tool], rules: Rules, plan: str, token
     lines = [f"call: {' | '.join(named)}", f"calls: {literal(frame.opens)} {calls} {closes}"]
     if must:
         return [*lines, f"start: {plan}{opening} calls"]
-    return [*lines, up_to("head", "CONTENT", opening), f"start: {plan}(head calls | CONTENT?)"]
+    return [*lines, _up_to("head", "CONTENT", opening), f"start: {plan}(head calls | CONTENT?)"]
 
 
 def _check_names(tools: Sequence[Tool], template: Template) -> None:
@@ -150,7 +150,7 @@ def offered_tools(tools: Sequence[Tool], rules: Rules) -> list[Tool]:
     return [] if rules.choice == "none" else list(tools)
 
 
-def up_to(name: str, text: str, mark: str) -> str:
+def _up_to(name: str, text: str, mark: str) -> str:
     """A rule: text (or none) and the mark after it. Where the mark is text too, both are one terminal: the lexer does
     not go back to find where one ends and the other begins."""
     if mark.startswith("<"):

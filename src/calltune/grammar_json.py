@@ -9,7 +9,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from calltune.errors import InputError, Problem
+from calltune.errors import InputError, Problem, pointer
 from calltune.grammar import Grammar, closed, needs_watching
 from calltune.grammar_values import SPACING, compile_error
 from calltune.schema import NO_REGISTRY, Reply, shorten
@@ -23,7 +23,7 @@ def json_grammar(schema: Mapping[str, Any]) -> Grammar:
     try:
         Draft202012Validator.check_schema(dict(schema))
     except SchemaError as error:
-        problem = Problem("bad_schema", shorten(error.message), "a JSON Schema", _pointer(error))
+        problem = Problem("bad_schema", shorten(error.message), "a JSON Schema", pointer(*error.absolute_path))
         raise InputError("the schema of response_format is not a JSON Schema", problems=[problem]) from error
     whole = closed(dict(schema)) or ANY_OBJECT
     left, options = compile_error(whole), SPACING
@@ -58,7 +58,3 @@ def _verdict(content: str, schema: Mapping[str, Any]) -> str:
         shorten(error.message) for error in Draft202012Validator(schema, registry=NO_REGISTRY).iter_errors(value)
     ]
     return "; ".join(found[:5]) or "it fits"
-
-
-def _pointer(error: SchemaError) -> str:
-    return "".join(f"/{part}" for part in error.absolute_path)

@@ -56,6 +56,8 @@ def with_results(
 ) -> Results:
     """The rows, `share` of those that end with calls going on with results and an answer: what `tell` makes of the
     calls and their results, else the results' fields in words."""
+    if not share:
+        return Results(list(rows))
     found = Results([])
     by_name = {function.name: function for function in functions}
     for row in rows:

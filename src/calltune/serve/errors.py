@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +75,3 @@ def of_status(status: int, headers: Mapping[str, str] | None = None) -> ApiError
     """For an answer that the framework gives by itself."""
     return ApiError(status, WORDS.get(status, f"the request was refused with status {status}"),
                     headers=headers or {})  # fmt: skip
-
-
-def encoded(error: ApiError) -> bytes:
-    return json.dumps(error.body).encode()
