@@ -55,8 +55,8 @@ def trained_rows(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[Any] = []
     plain = optim.Stepper.__call__
 
-    def told(self: Any, batches: Any, rate: float) -> Any:
-        result = plain(self, batches, rate)
+    def told(self: Any, batches: Any, rate: float, **more: Any) -> Any:
+        result = plain(self, batches, rate, **more)
         if result.finite:
             seen.extend(result.indices)
         return result

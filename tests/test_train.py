@@ -171,8 +171,8 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
     plain = optim.Stepper.__call__
 
-    def told(self: optim.Stepper, batches: Any, rate: float) -> optim.Result:
-        result = plain(self, batches, rate)
+    def told(self: optim.Stepper, batches: Any, rate: float, **more: Any) -> optim.Result:
+        result = plain(self, batches, rate, **more)
         seen.append(result.indices)
         return result
 

@@ -90,6 +90,7 @@ class Loop:
         self.step = optim.Stepper(self.plan, self.optimizer, clip=self.settings.clip)
         self.points = accuracy_points(self.total, self.accuracy_every())
         self.window, self.saving, self.stop = Window(), Saving(self.settings.save_every), Stop()
+        self.asked = False  # whether one of several processes was asked to stop
 
     def run(self) -> None:
         if self.groups_of:
@@ -195,7 +196,8 @@ class Loop:
         trained: nothing if the update could not be made."""
         while batches:
             optim.seed_update(self.settings.seed, self.update)
-            result = self.step(batches, rate)
+            result = self.step(batches, rate, asked=self.stop.asked is not None)
+            self.asked = result.asked
             if result.finite:
                 if words := self.health.good(self.update + 1, result.loss):
                     self.event("exploded", words)
@@ -299,7 +301,10 @@ class Loop:
             self.quarantined["train"] = []
 
     def stop_if_asked(self) -> None:
-        if ranks.any_of(self.stop.asked is not None):
+        """Several processes leave together, after an update in whose message one of them said that it was asked."""
+        if ranks.size() == 1:
+            self.stop.check()
+        elif self.asked:
             raise Stopped
 
     def leave(self) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-import numpy.typing as npt
 from mlx.utils import tree_flatten, tree_unflatten
 
 from calltune.batching import Batch, take_rows
@@ -62,13 +61,6 @@ def tell(value: int) -> int:
     return int(mx.distributed.all_sum(mx.array(value if rank() == 0 else 0, mx.int32), group=_group()).item())
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it holds in one of the processes."""
-    if size() == 1:
-        return flag
-    return bool(mx.distributed.all_sum(mx.array(int(flag), mx.int32), group=_group()).item())
-
-
 def add_up(arrays: Any) -> Any:
     """The sum over all ranks of a tree of arrays: one message, in float32."""
     if size() == 1:
@@ -81,12 +73,14 @@ def add_up(arrays: Any) -> Any:
     return tree_unflatten(list(zip(names, whole, strict=True)))
 
 
-def gather_losses(batch: Batch, own: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
-    """The losses of the whole batch in its order, from those of each rank's share (None: it has none)."""
+def spread(batch: Batch, own: mx.array | None) -> mx.array:
+    """The losses (N,) of this rank's share at their places among those of the whole batch, zeros elsewhere (None: it
+    has none), so that their sum over all ranks is the losses of the batch in its order."""
     if size() == 1:
         assert own is not None
         return own
-    whole = np.zeros(batch.trained, np.float32)
-    if own is not None:
-        whole[np.array(owners(batch.groups or batch.indices))[batch.rows] == rank()] = own
-    return np.array(mx.distributed.all_sum(mx.array(whole), group=_group()))
+    whole = mx.zeros(batch.trained, mx.float32)
+    if own is None:
+        return whole
+    places = np.flatnonzero(np.array(owners(batch.groups or batch.indices))[batch.rows] == rank())
+    return whole.at[mx.array(places)].add(own)

@@ -67,8 +67,9 @@ def restore_weights(model: nn.Module, arrays: dict[str, mx.array]) -> None:
     mx.eval(model.trainable_parameters())
 
 
-def all_finite(tree: Any) -> bool:
-    return bool(mx.stack([mx.isfinite(array).all() for _, array in tree_flatten(tree)]).all().item())
+def finite(tree: Any) -> mx.array:
+    """Whether all numbers of a tree of arrays are, as an array."""
+    return mx.stack([mx.isfinite(array).all() for _, array in tree_flatten(tree)]).all()
 
 
 def seed_update(seed: int, update: int) -> None:
