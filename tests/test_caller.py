@@ -114,12 +114,12 @@ def test_where_requests_with_the_same_tools_part_is_found_once(model, monkeypatc
 
 def test_the_tools_prefix_is_computed_once_and_kept(model, monkeypatch, tmp_path):
     """In memory over requests and over other tools in between, on disk for the next process."""
-    from calltune.engine import decode
+    from calltune.engine.decoder import Decoder
 
     monkeypatch.setenv("CALLTUNE_CACHE", str(tmp_path))
     widths = []
-    run = decode.run_body
-    monkeypatch.setattr(decode, "run_body", lambda *a: widths.append(a[1].shape[1]) or run(*a))
+    run = Decoder.run
+    monkeypatch.setattr(Decoder, "run", lambda *a: widths.append(a[1].shape[1]) or run(*a))
 
     def longest(caller, text, tools):
         widths.clear()

@@ -193,11 +193,9 @@ def test_prompts_that_share_parts_and_rows_that_take_others_places(loaded):
 
 
 def test_what_prompts_share_is_run_over_once(llama, monkeypatch):
-    from calltune.engine import decode
-
     loaded, shapes = load(str(llama)), []
-    run = decode.run_body
-    monkeypatch.setattr(decode, "run_body", lambda *a: shapes.append(a[1].shape) or run(*a))
+    run = Decoder.run
+    monkeypatch.setattr(Decoder, "run", lambda *a: shapes.append(a[1].shape) or run(*a))
     asked = [*prompts(100, (4, 6, 5), 1), *prompts(100, (4, 5), 2), *prompts(0, (300,), 3)]
     generate_batch(Decoder(loaded.model, NONE), asked, max_tokens=1)
     assert sum(rows * width for rows, width in shapes) < 100 + 18 + 100 + 10 + 300 + 10

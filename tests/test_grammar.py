@@ -393,11 +393,11 @@ def test_models_with_other_caches_are_bound_too(caller):
 
 
 def test_forced_tokens_take_no_run_of_the_model(caller, monkeypatch):
-    from calltune.engine import decode
+    from calltune.engine.decoder import Decoder
 
     steps = []
-    run = decode.run_body
-    monkeypatch.setattr(decode, "run_body", lambda *a: steps.append(a[1].shape) or run(*a))
+    run = Decoder.run
+    monkeypatch.setattr(Decoder, "run", lambda *a: steps.append(a[1].shape) or run(*a))
     tool = Tool("only_one", "", {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]})
     reply = caller(HELLO, [tool], rules=Rules("required", False), max_tokens=80)
     assert not reply.errors and reply.calls[0].name == "only_one"

@@ -2,64 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import mlx.core as mx
 
-from calltune.engine.filling import Caches, Filler
+from calltune.engine.filling import Asked, Caches, Filled, Filler
 from calltune.engine.parts import Parts, run_body, run_head
-from calltune.engine.prefix import Decoding, Slots
+from calltune.engine.prefix import Decoding, KeyValues, Slots
 from calltune.engine.writing import Writing, choose
 
 
 @dataclass
 class Batch:
-    """Rows under way, with their caches; `indices` says which replies they are."""
+    """Rows under way, with their caches."""
 
     parts: Parts
     caches: Caches
     filler: Filler
-    indices: list[int] = field(default_factory=list)
     rows: list[Writing] = field(default_factory=list)
     slots: Slots | None = None
     layers: list[Decoding] = field(default_factory=list)
 
-    def leave(self) -> list[int]:
-        """The rows that have ended make room; returns which they are."""
+    def leave(self) -> None:
+        """The rows that have ended make room."""
         kept = [place for place, row in enumerate(self.rows) if not row.ended]
         if len(kept) == len(self.rows):
-            return []
-        ended = [index for index, row in zip(self.indices, self.rows, strict=True) if row.ended]
-        self.indices, self.rows = [self.indices[i] for i in kept], [self.rows[i] for i in kept]
+            return
+        self.rows = [self.rows[i] for i in kept]
         if not kept:
             self.slots, self.layers = None, []
         elif self.slots is not None:
             front = self.slots.keep(kept)
             for layer in self.layers:
                 layer.keep(mx.array(kept, mx.int32), front)
-        return ended
 
-    def admit(self, indices: Sequence[int], rows: Sequence[Writing]) -> None:
-        """Runs over the prompts of new rows, which stand in their queues, and chooses their first tokens."""
-        asked = [i for i, row in enumerate(rows) if not row.ended]  # the limit may have ended one already
-        pieces = list(self.filler.fill([rows[i].queue for i in asked]))
-        for piece in pieces:
-            new = [rows[asked[i]] for i in piece.places]
-            for row in new:
-                row.queue = []
-            self._choose(piece.hidden, new)
-            self.indices += [indices[asked[i]] for i in piece.places]
-            self.rows += new
-        if not pieces:
+    def admit(self, rows: Sequence[Writing], known: Mapping[tuple[int, ...], KeyValues]) -> Iterator[None]:
+        """Runs over the prompts of new rows, which stand in their queues, and chooses their first tokens. Pauses
+        before each run if the filler does; those that are ready join then. Rows that end meanwhile are left out."""
+        asked = [row for row in rows if not row.ended]  # the limit may have ended one already
+        ready: list[Filled] = []
+        for found in self.filler.fill(Asked([row.queue for row in asked], lambda i: not asked[i].ended), known):
+            if found is not None:
+                ready.append(found)
+                continue
+            self._join(asked, ready)
+            ready = []
+            yield
+        self._join(asked, ready)
+
+    def _join(self, asked: Sequence[Writing], ready: Sequence[Filled]) -> None:
+        """First tokens for rows that were run over, and their keys and values below those of the others."""
+        if not ready:
             return
+        new = [[asked[i] for i in filled.places] for filled in ready]
+        for filled, rows in zip(ready, new, strict=True):
+            for row in rows:
+                row.queue = []
+            self._choose(filled.hidden, rows)
+        for row in (joining := list(chain(*new))):
+            row.joined = True
+        self.rows += joining
+        try:
+            self._lengthen(ready)
+        except Exception as error:  # the caches of those that were there are no longer whole
+            for row in self.rows:
+                row.fail(error)
+            raise
+
+    def _lengthen(self, ready: Sequence[Filled]) -> None:
         if self.slots is None:
             self.slots = Slots(0, self.filler.start)
             self.layers = self.caches(self.filler.prefix, self.slots)
-        for piece in pieces:
-            self.slots.add(piece.padding)
+        for filled in ready:
+            self.slots.add(filled.padding)
         for i, layer in enumerate(self.layers):  # one after the other: no more than one is in memory twice
-            layer.add([piece.keys_values[i] for piece in pieces])
+            layer.add([filled.keys_values[i] for filled in ready])
             mx.eval(layer.keys, layer.values)
 
     def step(self) -> None:

@@ -5,7 +5,7 @@ A prompt of a thousand tokens costs a CPU two seconds, and as much again where i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,12 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from calltune.batching import MIN_PREFIX
+from calltune.engine.pieces import Run, run_over
 from calltune.engine.prefix import Decoding, KeyValues, Slots
 
-# As many tokens as a run of the model costs beyond its own: on a CPU reading the weights, on a GPU its launches.
-RUN_COST = {"cpu": 32, "gpu": 2048}
 Caches = Callable[[KeyValues | None, Slots], list[Decoding]]
-Run = Callable[[mx.array, list[Decoding]], mx.array]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows of ids that are to be run over; `wanted` says whether one of them still is."""
+
+    rows: Sequence[Sequence[int]]
+    wanted: Callable[[int], bool] = lambda place: True
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Filled:
 class Filler:
     """Fills caches of rows after the `start` tokens of `prefix` that all rows share (none: 0, None).
 
+    `cost`: of a run, in tokens. `piece`: the most tokens of a run; None for any number of them, and no pauses.
     `held`: the beginnings that the last rows shared, for those that come next.
     """
 
@@ -45,56 +52,69 @@ class Filler:
     prefix: KeyValues | None
     start: int
     cost: int
+    piece: int | None = None
     held: dict[tuple[int, ...], KeyValues] = field(default_factory=dict)
 
-    def fill(self, rows: Sequence[Sequence[int]]) -> Iterator[Filled]:
-        """Runs over the rows, in pieces that are padded little."""
-        known, self.held = self.held, {}
-        groups: dict[tuple[int, ...], list[int]] = {}
+    def fill(self, asked: Asked, known: Mapping[tuple[int, ...], KeyValues]) -> Iterator[Filled | None]:
+        """Runs over the rows, some at a time, so that little is padding. None stands for a pause before a run.
+        `known`: beginnings that rows may have."""
+        known, self.held = self.held | dict(known), {}
+        rows, groups = asked.rows, dict[tuple[int, ...], list[int]]()
         for place, row in enumerate(rows):
             fitting = [ids for ids in known if len(ids) < len(row) and tuple(row[: len(ids)]) == ids]
             groups.setdefault(max(fitting, key=len, default=()), []).append(place)
         for ids, places in groups.items():
             if ids:
                 self.held[ids] = known[ids]
-            yield from self._fill(rows, sorted(places, key=lambda i: rows[i]), len(ids), known.get(ids, self.prefix))
+            yield from self._fill(asked, sorted(places, key=lambda i: rows[i]), len(ids), known.get(ids, self.prefix))
 
-    def _fill(
-        self, rows: Sequence[Sequence[int]], places: list[int], depth: int, prefix: KeyValues | None
-    ) -> Iterator[Filled]:
+    def _fill(self, asked: Asked, places: list[int], depth: int, prefix: KeyValues | None) -> Iterator[Filled | None]:
         """Rows, in order, that share their first `depth` ids, whose keys and values are at the end of `prefix`."""
-        alone: list[int] = []
+        rows, alone = asked.rows, list[int]()
+        parts: list[tuple[int, Iterator[Filled | None]]] = []
         for cluster in _clusters([rows[i] for i in places], depth):
             inside = [places[i] for i in cluster]
             shared = min(shared_length(rows[inside[0]], rows[inside[-1]]), *(len(rows[i]) - 1 for i in inside))
             if len(inside) == 1 or (len(inside) - 1) * (shared - depth) <= self.cost:
                 alone += inside
-                continue
-            caches = self.caches(prefix, Slots(1, self.start + depth))
-            caches[0].slots.extend([0], shared - depth)
-            self.run(mx.array([list(rows[inside[0]][depth:shared])]), caches)
-            longer = [cache.whole() for cache in caches]
-            mx.eval(longer)
-            self.held[tuple(rows[inside[0]][:shared])] = longer
-            yield from self._fill(rows, inside, shared, longer)
+            else:
+                longest = max(len(rows[i]) for i in inside)
+                parts.append((longest, self._fill_cluster(asked, inside, depth, shared, prefix)))
         for bucket in buckets([len(rows[i]) - depth for i in alone], self.cost):
-            yield self._run_over(rows, [alone[i] for i in bucket], depth, prefix)
+            inside = [alone[i] for i in bucket]
+            parts.append((max(len(rows[i]) for i in inside), self._fill_bucket(asked, inside, depth, prefix)))
+        for _, part in sorted(parts, key=lambda part: part[0]):  # the short need not wait for the long
+            yield from part
 
-    def _run_over(
-        self, rows: Sequence[Sequence[int]], places: list[int], depth: int, prefix: KeyValues | None
-    ) -> Filled:
-        """One run over what rows have after their first `depth` ids, padded on the left."""
-        own = [list(rows[i][depth:]) for i in places]
-        width = max(map(len, own))
-        pads = [width - len(ids) for ids in own]
+    def _fill_cluster(
+        self, asked: Asked, places: list[int], depth: int, shared: int, prefix: KeyValues | None
+    ) -> Iterator[Filled | None]:
+        """Rows that share more than others: their first `shared` ids, once, and what each has after them."""
+        first = list(asked.rows[places[0]][:shared])
+        caches = self.caches(prefix, Slots(1, self.start + depth))
+        left, _ = yield from run_over(
+            self.run, [first[depth:]], caches, self.piece, lambda _: any(map(asked.wanted, places))
+        )
+        if not left:
+            return
+        longer = [cache.whole() for cache in caches]
+        mx.eval(longer)
+        self.held[tuple(first)] = longer
+        yield from self._fill(asked, places, shared, longer)
+
+    def _fill_bucket(
+        self, asked: Asked, places: list[int], depth: int, prefix: KeyValues | None
+    ) -> Iterator[Filled | None]:
+        """Rows that are run over together after their first `depth` ids."""
+        own = [asked.rows[i][depth:] for i in places]
         caches = self.caches(prefix, Slots(len(own), self.start + depth))
-        slots = caches[0].slots
-        slots.extend(pads, width)
-        hidden = self.run(mx.array([[0] * pad + ids for pad, ids in zip(pads, own, strict=True)]), caches)[:, -1:]
+        left, hidden = yield from run_over(self.run, own, caches, self.piece, lambda i: asked.wanted(places[i]))
+        if not left:
+            return
         keys_values = [cache.whole(self.start) for cache in caches]
-        mx.eval(hidden, keys_values)
-        padding = np.concatenate([np.zeros((len(own), depth), np.bool_), slots.hidden], axis=1)
-        return Filled(places, hidden, keys_values, padding)
+        mx.eval(keys_values)
+        padding = np.concatenate([np.zeros((len(left), depth), np.bool_), caches[0].slots.hidden], axis=1)
+        yield Filled([places[i] for i in left], hidden, keys_values, padding)
 
 
 def shared_length(a: Sequence[int], b: Sequence[int]) -> int:

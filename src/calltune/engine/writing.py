@@ -45,6 +45,7 @@ class Writing:
     sampler: Sampler = field(default_factory=lambda: Sampling().sampler())
     ids: list[int] = field(default_factory=list)
     queue: list[int] = field(default_factory=list)
+    joined: bool = False  # a batch: the model has run over its prompt
     ended: bool = False
     truncated: bool = False
     lacks: bool = False  # the limit fell among tokens that were forced: the guide is further than the ids

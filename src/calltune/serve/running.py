@@ -66,7 +66,7 @@ class Server(uvicorn.Server):  # uvicorn offers its end only by inheritance
         self.should_exit, self.signal = True, sig
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # In a thread that the process need not wait for: a second Ctrl-C ends it in the middle of a long prompt.
+        # In a thread that the process need not wait for: a second Ctrl-C ends it in the middle of a run of the model.
         ending = threading.Thread(target=self.worker.close, daemon=True)
         ending.start()
         while ending.is_alive() and not self.force_exit:

@@ -12,6 +12,7 @@ from calltune.caller import Caller, identity, make_caller, remember
 from calltune.engine.adapter import has_base, without_adapter
 from calltune.engine.kept import Kept
 from calltune.engine.load import context_length, warm
+from calltune.engine.pieces import PIECE, device_kind
 from calltune.engine.running import Running
 from calltune.grammar import Grammar
 from calltune.grammar_json import json_grammar
@@ -56,14 +57,18 @@ def served_models(caller: Caller, name: str, *, base: bool = True) -> dict[str, 
     """By name: the caller's model, and, if it has an adapter, `NAME:base`: the same without it, prompted alike."""
     model, context = caller.loaded.model, context_length(caller.loaded.folder)
     warm(model)
-    found = {name: Served(name, caller, Running(caller.decoder), context)}
+    found = {name: Served(name, caller, _running(caller), context)}
     if base and has_base(model):
         with without_adapter(model):  # the decoder tries out how the model can be run
             plain = make_caller(caller.loaded, caller.template)
             warm(model)
         if caller.decoder.kept.folder is not None:
             plain.decoder.kept = Kept(caller.decoder.kept.folder, json.dumps(identity(plain), sort_keys=True))
-        found[f"{name}:base"] = Served(f"{name}:base", plain, Running(plain.decoder), context, base=True)
+        found[f"{name}:base"] = Served(f"{name}:base", plain, _running(plain), context, base=True)
     for served in found.values():
         served.caller.decoder.kept.memory = PREFIX_MEMORY // len(found)
     return found
+
+
+def _running(caller: Caller) -> Running:
+    return Running(caller.decoder, PIECE[device_kind()])

@@ -1,7 +1,8 @@
 """The thread that owns the models: requests join the batch whenever they come, and leave it as they end.
 
-Whoever waits joins between two steps, all that wait together: the others pay a copy of their caches for it, which is
-about a step, while to wait for more company would cost each newcomer many.
+Whoever waits is taken up between two steps, all that wait together: the others pay a copy of their caches for it,
+which is about a step, while to wait for more company would cost each newcomer many. Between the pieces of their
+prompts the others take a step, and what nobody waits for any more is given up.
 """
 
 from __future__ import annotations
@@ -110,16 +111,16 @@ class ModelWorker:
             return not self._closing
 
     def _turn(self) -> None:
-        """Who waits joins; then a step of every model that is asked."""
+        """Who waits is taken up; then a run over new prompts and a step of every model that is asked."""
         self._tell()
         new = self._take()
         for served in self._models.values():
             joining = [job.joining for job in new if job.served is served and job.joining]
-            if joining:
+            if joining or served.running.fillings:
                 with served.active():
                     served.running.admit(joining)
-        if new:
-            self._tell()
+                    served.running.fill()
+                self._tell()
         for served in self._models.values():
             if any(job.served is served for job in self._running):
                 with served.active():
@@ -173,6 +174,7 @@ class ModelWorker:
         self._running = [job for job in self._running if not job.writing.ended]
         for served in self._models.values():
             served.running.leave()
+            served.running.release()
         for job in ended:
             job.finish()
 
@@ -184,3 +186,4 @@ class ModelWorker:
         self._running = []
         for served in self._models.values():
             served.running.leave()
+            served.running.release()
