@@ -47,8 +47,8 @@ class Pool:
         if len(first) < FEW:
             yield from ((piece, task(piece)) for piece in chain(first, todo))
             return
-        if not self.workers:
-            self.workers = [Worker() for _ in range(self.size)]
+        while len(self.workers) < self.size:
+            self.workers.append(Worker())
         for worker in self.workers:
             worker.send((task, None))
         given: deque[tuple[P, Worker]] = deque()
