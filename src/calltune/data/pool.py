@@ -111,7 +111,7 @@ class Worker:
             step = "`--workers 1` works in one process, with less memory"
             raise CannotFinish(f"{piece}: the process that worked on it was ended {how}", next_step=step) from None
         if not done:
-            raise CannotFinish(f"{piece}: a bug of ours: {result}", next_step="please open an issue with the command")
+            raise CannotFinish(f"{piece}: {result[0]}", next_step=result[1])
         return result
 
     def close(self) -> None:
@@ -143,5 +143,8 @@ def serve() -> None:
 def _tried(task: Callable[[Any], Any], piece: Any) -> tuple[bool, Any]:
     try:
         return True, task(piece)
+    except MemoryError:
+        return False, ("not enough memory", "`--workers 1` works in one process, with less memory")
     except Exception as error:
-        return False, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        found = f"a bug of ours: {type(error).__name__}: {' '.join(str(error).split())}"
+        return False, (found, "please open an issue with the command")
