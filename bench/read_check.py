@@ -5,6 +5,7 @@
     python bench/read_check.py --model smollm2-135m      also rendering, beside the tokenizer alone
     python bench/read_check.py rows.jsonl --prepare      also `calltune prepare`: rows a second and the most memory
     python bench/read_check.py rows.jsonl --own-tools    each row with tools that no other row has
+    python bench/read_check.py rows.jsonl --turns 3      one process and several, by turns
 
 Beside it stands `datasets.load_dataset` and `datasets.map` with a function that does nothing but count calls, where
 that package is installed. Results go to standard output as JSON.
@@ -23,12 +24,17 @@ import time
 from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from calltune.builtin import builtin_data
 from calltune.data.check import Checker
+from calltune.data.pool import Pool
 from calltune.data.readers import load_conversations, readings
 from calltune.data.sources import Source
+from calltune.platform.machine import usable_cores
+
+ASKS = ("user", "human")
 
 
 def lines_of(path: Path | None, count: int, own_tools: bool = False) -> Iterator[str]:
@@ -38,24 +44,41 @@ def lines_of(path: Path | None, count: int, own_tools: bool = False) -> Iterator
     else:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for i, row in enumerate(islice(cycle(rows), count)):
-        messages = [m | {"content": f"{m['content']} ({i})"} if m["role"] == "user" else m for m in row["messages"]]
+        column = "messages" if "messages" in row else "conversations"
+        said = [m | {"content": f"{m['content']} ({i})"} if m["role"] in ASKS else m for m in row[column]]
         if own_tools:
             row = json.loads(json.dumps(row))
             for tool in row["tools"]:
                 tool["function"]["description"] += f" (version {i})"
-        yield json.dumps(row | {"id": f"row {i}", "messages": messages}, ensure_ascii=False)
+        yield json.dumps(row | {"id": f"row {i}", column: said}, ensure_ascii=False)
 
 
-def memory() -> int:
+def memory(whose: int = resource.RUSAGE_SELF) -> int:
     """The largest resident set so far, in bytes (Linux gives kilobytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(whose).ru_maxrss * 1024
 
 
-def check_rate(path: Path, count: int) -> dict[str, Any]:
-    checker, started, before = Checker(), time.perf_counter(), memory()
+def check_rates(path: Path, count: int, workers: int, turns: int) -> dict[str, Any]:
+    """The check in one process and in several, by turns, since what else the machine does changes."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for _ in range(turns):
+        for number in sorted({1, workers}):
+            found.setdefault(number, []).append(check_rate(path, count, number))
+    result = {}
+    for number, runs in found.items():
+        assert all(run["statuses"] == found[1][0]["statuses"] for run in runs)
+        rates = [run["rows_per_second"] for run in runs]
+        result[f"workers_{number}"] = runs[0] | {"rows_per_second": round(median(rates)), "turns": rates}
+    return result
+
+
+def check_rate(path: Path, count: int, workers: int) -> dict[str, Any]:
+    started, before = time.perf_counter(), memory()
     statuses: dict[str, int] = {}
-    for checked in checker.check(Source(path.name, path)):
-        statuses[checked.status] = statuses.get(checked.status, 0) + 1
+    with Pool(workers) as pool:
+        checker = Checker(pool=pool if workers > 1 else None)
+        for checked in checker.check(Source(path.name, path)):
+            statuses[checked.status] = statuses.get(checked.status, 0) + 1
     seconds = time.perf_counter() - started
     kept = checker.ids.nbytes + checker.alike.nbytes
     return {
@@ -63,6 +86,7 @@ def check_rate(path: Path, count: int) -> dict[str, Any]:
         "statuses": statuses,
         "bytes_kept_a_row": round(kept / count, 1),
         "memory_growth_mb": round((memory() - before) / 1e6, 1),
+        "largest_worker_mb": round(memory(resource.RUSAGE_CHILDREN) / 1e6) if workers > 1 else 0,
     }
 
 
@@ -145,6 +169,8 @@ def main() -> None:
     parser.add_argument("--model", help="also measure rendering with this model's tokenizer")
     parser.add_argument("--prepare", action="store_true", help="also measure calltune prepare and its memory")
     parser.add_argument("--own-tools", action="store_true", help="no two rows have the same tools")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes of the check beside one")
+    parser.add_argument("--turns", type=int, default=1, help="how often each number of processes is measured")
     parser.add_argument("--no-datasets", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +183,7 @@ def main() -> None:
             "megabytes": round(path.stat().st_size / 1e6),
             "cores": os.cpu_count(),
         }
-        result["check"] = check_rate(path, args.rows)
+        result["check"] = check_rates(path, args.rows, args.workers, args.turns)
         result["read"] = read_rate(path, args.rows)
         if args.prepare:
             result["prepare"] = prepare_rate(path, args.rows)

@@ -26,7 +26,7 @@ KINDS = (TrainSettings, EvalSettings, PrepareSettings)
 SETTINGS = {f.name.replace("_", "-"): f for kind in KINDS for f in dataclasses.fields(kind)}
 # Flags of commands that are no settings of a dataclass.
 OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume", "suite", "model", "limit", "yes",
-               "json", "format", "index", "dry-run", "quiet", "strict", "benchmark", "verdicts", "names",
+               "json", "format", "index", "dry-run", "quiet", "strict", "benchmark", "workers", "verdicts", "names",
                "html", "once", "every", "allow-missing", "level", "constrained",
                "tool-choice", "one-call", "keep-prefix", "thinking-open",
                # of `agent`
@@ -37,6 +37,8 @@ OTHER_FLAGS = {"quick", "repair", "execute", "from", "config", "help", "resume",
                "against", "attention", "shape", "tokenizer", "valid-rows", "stock-blas",
                "built-in-tools", "peer-updates", "warm-up", "backend",
                "fit", "memory",
+               # of bench/read_check.py
+               "no-datasets", "turns",
                # of bench/bound_speed.py
                "each", "piece", "calls", "free"}  # fmt: skip
 

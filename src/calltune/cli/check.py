@@ -15,13 +15,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 from calltune.cli.measuring import lengths_for
 from calltune.data.check import Checked, Checker
+from calltune.data.findings import json_line
 from calltune.data.forms import FORMS
 from calltune.data.leaks import read_benchmarks
 from calltune.data.mixture import is_mixture, parts_of
 from calltune.data.pipeline import pipeline_settings
+from calltune.data.pool import Pool
 from calltune.data.readers import empty
 from calltune.data.sources import Source, sources_of
 from calltune.errors import InputError, Problem
+from calltune.platform.machine import usable_cores
 from calltune.platform.paths import atomic_file
 
 if TYPE_CHECKING:
@@ -56,14 +59,14 @@ class Tally:
     def add(self, checked: Checked, place: Mapping[str, str]) -> None:
         self.counts[checked.status] += 1
         problems = [self.note(problem, place) for problem in checked.problems]
-        if checked.conversation is not None and self.kept is not None:
-            self.kept.write(_line(checked.conversation.to_openai()))
-        elif checked.conversation is None and self.rejected is not None:
-            self.rejected.write(_line({"row": checked.line, "problems": problems, "data": checked.value}))
+        if checked.status != "rejected" and self.kept is not None:
+            self.kept.write(checked.text)
+        elif checked.status == "rejected" and self.rejected is not None:
+            self.rejected.write(json_line({"row": checked.line, "problems": problems, "data": checked.value}))
 
     def note(self, problem: Problem, place: Mapping[str, str]) -> dict[str, Any]:
         told = problem.to_dict() | place
-        self.spool.write(_line(told))
+        self.spool.write(json_line(told))
         self.kinds[problem.kind] += 1
         self.warnings += problem.severity == "warning"
         return told
@@ -71,14 +74,6 @@ class Tally:
     def problems(self) -> Iterator[dict[str, Any]]:
         self.spool.seek(0)
         return (json.loads(line) for line in self.spool)
-
-
-def _line(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    try:
-        return f"{text}\n".encode()
-    except UnicodeEncodeError:  # half a surrogate pair in a rejected row
-        return f"{json.dumps(value, default=str)}\n".encode()
 
 
 def add_parser(subparsers: Any) -> None:
@@ -96,6 +91,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--max-seq-length", type=int, default=2048, metavar="N", help="with --model (default: 2048)")
     told = "questions that must not be in the data (those in calltune's cache always count)"
     parser.add_argument("--benchmark", action="append", default=[], metavar="FILE", help=told)
+    told = "processes that read and check (default: one a core; one for little data, and with --model)"
+    parser.add_argument("--workers", type=int, metavar="N", help=told)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     parser.set_defaults(run=run)
 
@@ -107,8 +104,9 @@ def run(args: argparse.Namespace) -> int:
     if out is not None:
         _check_output(out, parts)
     lengths = lengths_for(args.model, args.max_seq_length) if args.model else None
-    checker = Checker(args.strict, lengths, read_benchmarks(args.benchmark))
-    with tempfile.TemporaryFile() as spool:
+    benchmark = read_benchmarks(args.benchmark)
+    with Pool(_workers(args)) as pool, tempfile.TemporaryFile() as spool:
+        checker = Checker(args.strict, lengths, benchmark, out is not None, pool if pool.size > 1 else None)
         tally = Tally(spool)
         with ExitStack() as stack:
             if out is not None:
@@ -129,6 +127,13 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join([*_shown(tally), *_summary(report, out)]))
     bad = report["rejected"] or (report["repaired"] and out is None) or (args.strict and tally.warnings)
     return 1 if bad else 0
+
+
+def _workers(args: argparse.Namespace) -> int:
+    """Raises InputError. With a model all rows go through its one tokenizer, which has threads of its own."""
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers {args.workers}: at least one process has to do it")
+    return 1 if args.model else args.workers or usable_cores()
 
 
 def _sources(data: str) -> dict[str, Source]:

@@ -13,6 +13,17 @@ ENOUGH = 20  # rows below which a share says nothing
 FIRST_LIMIT = 0.5  # with two tools in random order half of the right ones stand first
 
 
+Traits = tuple[bool, bool, bool, bool]  # what a conversation adds to the four counts
+
+
+def traits(conversation: Conversation) -> Traits:
+    if not conversation.messages:  # a row of raw text
+        return (False, False, False, False)
+    calls = [call for message in conversation.messages for call in message.calls]
+    single = len(calls) == 1 and len(conversation.tools) > 1
+    return (True, not calls, single, single and calls[0].name == conversation.tools[0].name)
+
+
 @dataclass
 class Balance:
     """Counts over a stream of conversations."""
@@ -23,14 +34,13 @@ class Balance:
     first: int = 0  # of these, the called tool is listed first
 
     def add(self, conversation: Conversation) -> None:
-        if not conversation.messages:  # a row of raw text
-            return
-        calls = [call for message in conversation.messages for call in message.calls]
-        self.rows += 1
-        self.without_call += not calls
-        if len(calls) == 1 and len(conversation.tools) > 1:
-            self.single += 1
-            self.first += calls[0].name == conversation.tools[0].name
+        self.count(traits(conversation))
+
+    def count(self, found: Traits) -> None:
+        self.rows += found[0]
+        self.without_call += found[1]
+        self.single += found[2]
+        self.first += found[3]
 
     def warnings(self) -> list[Problem]:
         """What is wrong with the set as a whole (`row` is None)."""

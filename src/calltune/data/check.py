@@ -1,28 +1,27 @@
 """What is wrong with every row, and the repairs that lose nothing.
 
 A row is `ok`, `repaired` (a lossless repair makes it valid) or `rejected`; every row is one of the three. Only
-errors decide that; warnings are told. What concerns the set as a whole comes from `Checker.finish`.
+errors decide that; warnings are told. What a row shows by itself comes from `findings.py`, in other processes where a
+pool of them is given; what it takes to compare rows is done here, in their order. What concerns the set as a whole
+comes from `Checker.finish`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from calltune.acceptable import read_acceptable
 from calltune.data.balance import Balance
-from calltune.data.calls import judge, repair_call
-from calltune.data.grounding import unsaid
+from calltune.data.findings import Findings, Look, LookAtPiece, pieces
 from calltune.data.leaks import Benchmark
-from calltune.data.likeness import Lines, like_keys, request_words
-from calltune.data.readers import RowReading, readings
+from calltune.data.likeness import Lines
+from calltune.data.pool import Pool
+from calltune.data.readers import reading_of
 from calltune.data.sources import Source
-from calltune.data.tool_rows import schema_problems
-from calltune.data.turns import turn_problems
 from calltune.errors import Problem
-from calltune.schema import Conversation, Message, ToolCall
+from calltune.schema import Conversation
 
 Status = Literal["ok", "repaired", "rejected"]
 LINE_BITS = 40  # of a place: the line, and above it the number of the source
@@ -31,8 +30,9 @@ Measure = Callable[[Conversation], Sequence[Problem]]  # findings that need a mo
 
 @dataclass(frozen=True)
 class Checked:
-    """The verdict on one row. `conversation` is the repaired one where it was repaired, None if rejected;
-    `value` is the row as it stood in the source, `form` one of FORMS."""
+    """The verdict on one row. `conversation` is the repaired one where it was repaired, None if rejected or from
+    another process; `value` is the row as it stood in the source, `form` one of FORMS, `text` its line as OpenAI's
+    form has it, where such lines are written."""
 
     line: int
     status: Status
@@ -40,6 +40,7 @@ class Checked:
     problems: tuple[Problem, ...] = ()
     value: Any = None
     form: str = ""
+    text: bytes = b""
 
 
 def check_rows(source: Source) -> Iterator[Checked]:
@@ -51,12 +52,15 @@ def check_rows(source: Source) -> Iterator[Checked]:
 class Checker:
     """Checks rows of one or several sources; remembers what it must in a few bytes a row.
 
-    `strict`: warnings reject a row too. `measure` adds findings that need a model.
+    `strict`: warnings reject a row too. `measure` adds findings that need a model. `write`: the verdicts bring what
+    is written of each row. `pool`: processes that look at the rows; the verdicts bring no conversation then.
     """
 
     strict: bool = False
     measure: Measure | None = None
     benchmark: Benchmark = field(default_factory=Benchmark)
+    write: bool = False
+    pool: Pool | None = None
     balance: Balance = field(default_factory=Balance)
     forms: Counter[str] = field(default_factory=Counter)
     ids: Lines = field(default_factory=Lines)
@@ -68,11 +72,13 @@ class Checker:
     def check(self, source: Source) -> Iterator[Checked]:
         """The verdict on every row, in order."""
         self.names.append(source.name)
-        for reading in readings(source):
-            checked = self._check(reading)
-            if checked.conversation is not None:
-                self.balance.add(checked.conversation)
-            self.forms[reading.form or "none"] += 1
+        for findings, unread in self._looked_at(source):
+            checked = self._verdict(findings)
+            if checked.status != "rejected":
+                self.balance.count(findings.traits)
+            elif self.write and checked.value is None:  # it stayed in the other process
+                checked = replace(checked, value=source.read(findings.line, unread).value)
+            self.forms[findings.form or "none"] += 1
             yield checked
 
     def finish(self) -> list[Problem]:
@@ -84,99 +90,59 @@ class Checker:
             found.append(Problem("value_not_in_dialogue", share, expected, severity="warning"))
         return found
 
-    def _check(self, reading: RowReading) -> Checked:
-        fatal, mended, warnings = list(reading.problems), list(reading.repairs), list[Problem]()
-        conversation = reading.conversation
-        if conversation is not None:
-            found = [*self._row(conversation, reading)]
-            fatal += (problem for problem in found if problem.severity == "error")
-            warnings += (problem for problem in found if problem.severity == "warning")
-        if conversation is not None and not fatal:  # calls are not judged by schemas that are none
-            calls, repaired, hopeless = _judged(reading, conversation)
-            (fatal if hopeless else mended).extend(calls)
-            conversation = _with_calls(conversation, repaired)
-            found = [] if hopeless else [*self._content(conversation, reading, repaired)]
-            fatal += (problem for problem in found if problem.severity == "error")
-            warnings += (problem for problem in found if problem.severity == "warning")
-        problems = tuple(replace(p, row=reading.line) if p.row is None else p for p in (*fatal, *mended, *warnings))
-        rejected = bool(fatal) or conversation is None or (self.strict and bool(warnings))
+    def _looked_at(self, source: Source) -> Iterator[tuple[Findings, Any]]:
+        """What every row shows by itself, and the row as `Source.read` takes it."""
+        look = Look(self.benchmark, self.write)
+        if self.pool is None:
+            for number, unread in source.unread():
+                yield look(reading_of(source, number, unread)), unread
+            return
+        for piece, found in self.pool.map(LookAtPiece(look), pieces(source)):
+            yield from zip(found, (unread for _, unread in piece.rows), strict=True)
+
+    def _verdict(self, seen: Findings) -> Checked:
+        fatal, mended, warnings = list(seen.problems), list(seen.repairs), list[Problem]()
+
+        def add(found: Iterator[Problem]) -> None:
+            for problem in found:
+                (fatal if problem.severity == "error" else warnings).append(problem)
+
+        if seen.id is not None:
+            add(self._row(seen))
+            if not fatal:
+                (fatal if seen.hopeless else mended).extend(seen.calls)
+            if not fatal:
+                add(self._content(seen))
+        problems = tuple(replace(p, row=seen.line) if p.row is None else p for p in (*fatal, *mended, *warnings))
+        rejected = bool(fatal) or seen.id is None or (self.strict and bool(warnings))
         status: Status = "rejected" if rejected else "repaired" if mended else "ok"
-        kept = None if rejected else conversation
-        return Checked(reading.line, status, kept, problems, reading.value, reading.form)
+        kept = None if rejected else seen.conversation
+        return Checked(seen.line, status, kept, problems, seen.value, seen.form, seen.text)
 
-    def _row(self, conversation: Conversation, reading: RowReading) -> Iterator[Problem]:
+    def _row(self, seen: Findings) -> Iterator[Problem]:
         """What is wrong with the row apart from its calls."""
-        yield from reading.schema
-        if not reading.form:  # a conversation from memory
-            yield from (p for tool in conversation.tools for p in schema_problems(tool))
-        yield from _same_names(conversation)
-        yield from turn_problems(conversation, reading.path)
-        yield from read_acceptable(conversation)[1]
-        if (first := self._first(self.ids, (len(self.names), conversation.id), reading.line)) is not None:
-            found = f"{conversation.id} (also {first})"
-            yield Problem("duplicate_id", found, "an id of its own", "/id")
-        if self.benchmark.questions:
-            yield from self.benchmark.find(conversation, reading.path)
+        yield from seen.row
+        if (first := self._first(self.ids, hash((len(self.names), seen.id)), seen.line)) is not None:
+            yield Problem("duplicate_id", f"{seen.id} (also {first})", "an id of its own", "/id")
+        yield from seen.leaks
 
-    def _content(
-        self, conversation: Conversation, reading: RowReading, repaired: Mapping[int, ToolCall]
-    ) -> Iterator[Problem]:
+    def _content(self, seen: Findings) -> Iterator[Problem]:
         """What a valid row teaches: the same as another, values that nobody said, what a model cannot take."""
-        asked = request_words(conversation)
-        likes = [self._first(self.alike, key, reading.line) for key in like_keys(conversation, asked)]
+        likes = [self._first(self.alike, key, seen.line) for key in seen.likes]
         if like := next((first for first in likes if first is not None), None):
-            found = f"the same calls and nearly the same words as {like}" if reading.calls else f"as {like}"
+            found = f"the same calls and nearly the same words as {like}" if seen.called else f"as {like}"
             yield Problem("near_duplicate", found, "a row that teaches something else", severity="warning")
-        if reading.calls:
-            at = {id(repaired.get(id(call), call)): path for path, call in reading.calls}
-            total, problems = unsaid(conversation, at)
-            self.values += total
-            self.unsaid += len(problems)
-            yield from problems
-        if self.measure is not None:
-            yield from self.measure(conversation)
+        self.values += seen.values
+        self.unsaid += len(seen.unsaid)
+        yield from seen.unsaid
+        if self.measure is not None and seen.conversation is not None:
+            yield from self.measure(seen.conversation)
 
-    def _first(self, lines: Lines, key: object, line: int) -> str | None:
+    def _first(self, lines: Lines, key: int, line: int) -> str | None:
         """Where the key was seen before, in words; None, and noted, where it is new."""
         here = (len(self.names) - 1) << LINE_BITS | line
-        first = lines.first(hash(key), here)
+        first = lines.first(key, here)
         if first == here:
             return None
         name = self.names[first >> LINE_BITS]
         return f"line {first & (1 << LINE_BITS) - 1}" + (f" of {name}" if name != self.names[-1] else "")
-
-
-def _judged(reading: RowReading, conversation: Conversation) -> tuple[list[Problem], dict[int, ToolCall], bool]:
-    """Problems of the calls, the calls that were repaired by `id`, and whether one cannot be."""
-    problems: list[Problem] = []
-    repaired: dict[int, ToolCall] = {}
-    hopeless = False
-    for path, call in reading.calls:
-        if found := judge(call, conversation.tools, path):
-            problems += found
-            repaired[id(call)] = repair_call(call, conversation.tools)
-            hopeless = hopeless or bool(judge(repaired[id(call)], conversation.tools, path))
-    return problems, repaired, hopeless
-
-
-def _same_names(conversation: Conversation) -> Iterator[Problem]:
-    """Tools of one name: a call of that name could mean either."""
-    names = [tool.name for tool in conversation.tools]
-    if len(set(names)) == len(names):
-        return
-    for i, tool in enumerate(conversation.tools):
-        first = names.index(tool.name)
-        if first < i:
-            same = conversation.tools[first] == tool
-            yield Problem("duplicate_tool", f"{tool.name}, as tool {first}", "a tool once", f"/tools/{i}",
-                          severity="warning" if same else "error")  # fmt: skip
-
-
-def _with_calls(conversation: Conversation, repaired: Mapping[int, ToolCall]) -> Conversation:
-    if not repaired:
-        return conversation
-
-    def mend(message: Message) -> Message:
-        return replace(message, calls=tuple(repaired.get(id(call), call) for call in message.calls))
-
-    return replace(conversation, messages=tuple(map(mend, conversation.messages)))

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -22,6 +23,7 @@ MAX_ROW = 8_000_000  # bytes; a million words, which no model reads in one go
 KEPT = 1000  # bytes of a row that is too large, to show which it was
 BLOCK = 1 << 16
 SPACE = " \t\r\n"
+Text = bytes | str | Problem  # of a row that is not read yet; or why there is none
 TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],"]', re.DOTALL)
 
 
@@ -46,9 +48,14 @@ def kind_of_file(path: Path) -> str:
 def file_rows(path: Path) -> Iterator[Row]:
     """JSON Lines; a `.json` file may hold one list, one object, or JSON Lines all the same. Raises InputError
     where the file cannot be read at all."""
+    return starmap(read_text, file_texts(path))
+
+
+def file_texts(path: Path) -> Iterator[tuple[int, Text]]:
+    """The number and the text of every row, for `read_text`. Raises InputError."""
     with _open(path) as file:
         try:
-            yield from _json_rows(file) if kind_of_file(path) == ".json" else _line_rows(_lines(file))
+            yield from _json_texts(file) if kind_of_file(path) == ".json" else _line_texts(_lines(file))
         except (OSError, EOFError) as error:
             problem = Problem("unreadable_file", f"{path}: {error}")
             raise InputError(f"{path} cannot be read", problems=[problem]) from None
@@ -73,14 +80,14 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
         yield line
 
 
-def _line_rows(lines: Iterable[bytes]) -> Iterator[Row]:
+def _line_texts(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """A row a line; blank lines are skipped but counted (T13)."""
     for number, line in enumerate(lines, start=1):
         if line.strip() not in (b"", b"\xef\xbb\xbf"):
-            yield read_row(number, line)
+            yield number, line
 
 
-def _json_rows(file: IO[bytes]) -> Iterator[Row]:
+def _json_texts(file: IO[bytes]) -> Iterator[tuple[int, Text]]:
     """A list is read item by item; everything else is one object, or lines all the same."""
     start = file.read(BLOCK)
     if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
@@ -94,13 +101,13 @@ def _json_rows(file: IO[bytes]) -> Iterator[Row]:
             or whole.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{"
             or b"\n" not in whole.strip()
         ):
-            yield from [row] if whole.strip() else []
+            yield from [(1, whole)] if whole.strip() else []
             return
     file.seek(0)
-    yield from _line_rows(_lines(file))
+    yield from _line_texts(_lines(file))
 
 
-def _items(text: Decoded) -> Iterator[Row]:
+def _items(text: Decoded) -> Iterator[tuple[int, Text]]:
     """The items of a JSON list. One that does not end is the last that is read."""
     line = 1
     try:
@@ -110,9 +117,9 @@ def _items(text: Decoded) -> Iterator[Row]:
             if end is None or (end == 0 and first == "}"):
                 where = f"does not end within {MAX_ROW} bytes" if end is None else "stands where an item should"
                 found = f"{shorten(text.buffer[:60], 60)} {where}"
-                yield Row(line, problem=Problem("bad_json", found, "JSON; what follows cannot be read", row=line))
+                yield line, Problem("bad_json", found, "JSON; what follows cannot be read", row=line)
                 return
-            yield read_row(line, text.take(end))
+            yield line, text.take(end)
             line += 1
             if text.peek() == ",":
                 text.skip(",")
@@ -120,13 +127,17 @@ def _items(text: Decoded) -> Iterator[Row]:
         rest = text.buffer[:60] if first and text.peek() else ""
     except UnicodeDecodeError as error:
         found = f"{error.reason}; what follows cannot be read"
-        yield Row(line, problem=Problem("bad_encoding", found, "UTF-8 text", row=line))
+        yield line, Problem("bad_encoding", found, "UTF-8 text", row=line)
         return
     if first != "]":
-        yield Row(line, problem=Problem("bad_json", "the list does not end", "a ] at the end", row=line))
+        yield line, Problem("bad_json", "the list does not end", "a ] at the end", row=line)
     elif rest:
         found = f"text after the end of the list; it was not read: {shorten(rest, 60)}"
-        yield Row(line, problem=Problem("bad_json", found, "one list and nothing after it", row=line))
+        yield line, Problem("bad_json", found, "one list and nothing after it", row=line)
+
+
+def read_text(number: int, text: Text) -> Row:
+    return Row(number, problem=text) if isinstance(text, Problem) else read_row(number, text)
 
 
 def read_row(number: int, line: bytes | str) -> Row:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune.data.files import file_rows, kind_of_file
-from calltune.data.likeness import words
+from calltune.data.likeness import text_key, words
 from calltune.errors import InputError, Problem
 from calltune.platform.paths import cache_dir
 from calltune.schema import Conversation, shorten
@@ -27,7 +27,7 @@ class Benchmark:
     """The questions by the hash of their words, with the place that each is from."""
 
     places: list[str] = field(default_factory=list)
-    questions: dict[int, int] = field(default_factory=dict)  # hash -> index in `places`
+    questions: dict[int, int] = field(default_factory=dict)  # text_key -> index in `places`
 
     def add(self, text: str, place: int) -> None:
         if key := _key(text):
@@ -48,7 +48,7 @@ class Benchmark:
 
 def _key(text: str) -> int:
     found = words(text)
-    return hash(" ".join(found)) if len(found) >= FEWEST else 0
+    return text_key(" ".join(found)) if len(found) >= FEWEST else 0
 
 
 def read_benchmarks(named: Iterable[str] = ()) -> Benchmark:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any
 
 from calltune.schema import Conversation
@@ -104,26 +105,28 @@ def request_words(conversation: Conversation) -> list[str]:
     return [word for m in conversation.messages if m.role == "user" for word in words(m.content)]
 
 
-def like_keys(conversation: Conversation, asked: list[str]) -> Iterator[int]:
+def like_keys(conversation: Conversation, asked: list[str]) -> list[int]:
     """Keys of which near-duplicates share at least one, mostly: the same calls with the same values, and requests
-    whose words mostly agree; without a call the words must all agree. `asked`: the words of the request."""
-    calls = tuple((c.name, _frozen(c.arguments)) for m in conversation.messages for c in m.calls)
+    whose words mostly agree; without a call the words must all agree. `asked`: the words of the request. They are the
+    same in every process (Python's `hash` of a text is not)."""
     if not asked:
-        return
+        return []
+    calls = [(c.name, _ordered(c.arguments)) for m in conversation.messages for c in m.calls]
     if not calls:
-        answers = tuple(m.content.strip().casefold() for m in conversation.messages if m.role == "assistant")
-        yield hash((frozenset(asked), answers))
-        return
-    target = hash(calls)
+        answers = [m.content.strip().casefold() for m in conversation.messages if m.role == "assistant"]
+        return [text_key(repr((sorted(set(asked)), answers)))]
+    target = text_key(repr(calls))
     sketch = sorted([zlib.crc32(word.encode()) for word in set(asked)])
-    yield hash((target, *sketch[:SKETCH]))
-    yield hash((target, 1, *sketch[-SKETCH:]))
+    return [hash((target, *sketch[:SKETCH])), hash((target, 1, *sketch[-SKETCH:]))]
 
 
-def _frozen(value: Any) -> Any:
-    """Arguments as something that has a hash; the order of keys is of no account."""
-    if isinstance(value, str):
-        return value
+def text_key(text: str) -> int:
+    """64 bits that stand for a text, the same in every process."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _ordered(value: Any) -> Any:
+    """Arguments with their keys in order, which is of no account."""
     if type(value) is dict or isinstance(value, Mapping):
-        return frozenset([(key, _frozen(item)) for key, item in value.items()])
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else (type(value), value)
+        return {key: _ordered(value[key]) for key in sorted(value, key=str)}
+    return list(map(_ordered, value)) if isinstance(value, list | tuple) else value

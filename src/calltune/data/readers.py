@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from calltune.data.files import Row
@@ -132,8 +131,13 @@ def empty(source: Source) -> InputError:
 
 def readings(source: Source) -> Iterator[RowReading]:
     """What became of every row of a source, good or bad, in its order."""
-    for row in islice(source.rows(), source.limit):
-        yield replace(read_row(row, source.name, source.columns, source.form), value=row.value)
+    return (reading_of(source, number, unread) for number, unread in source.unread())
+
+
+def reading_of(source: Source, number: int, unread: Any) -> RowReading:
+    """What became of one row of `source.unread()`."""
+    row = source.read(number, unread)
+    return replace(read_row(row, source.name, source.columns, source.form), value=row.value)
 
 
 def read_row(

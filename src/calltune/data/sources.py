@@ -10,11 +10,12 @@ import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from calltune.data.arrow import dataset_rows, is_dataset, parquet_rows
-from calltune.data.files import Row, file_rows, kind_of_file, memory_row
+from calltune.data.files import Row, file_texts, kind_of_file, memory_row, read_text
 from calltune.errors import InputError, Problem
 from calltune.schema import shorten
 
@@ -32,7 +33,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Source:
-    """A named stream of rows; `rows()` starts it anew. `name` is the FILE of `FILE:LINE`. The rest says how its
+    """A named stream of rows; `unread()` starts it anew. `name` is the FILE of `FILE:LINE`. The rest says how its
     rows are read: their form (None: guessed), columns of other names, and how many."""
 
     name: str
@@ -41,14 +42,21 @@ class Source:
     columns: Mapping[str, str] | None = None
     limit: int | None = None
 
-    def rows(self) -> Iterator[Row]:
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.items, Path) and self.items.suffix != ".parquet"
+
+    def unread(self) -> Iterator[tuple[int, Any]]:
+        """The rows by their number as they stand there, up to the limit: texts, or values from elsewhere. What takes
+        time is `read`, which another process may do. Raises InputError where a file cannot be read at all."""
         if isinstance(self.items, Path):
-            if self.items.suffix != ".parquet":
-                return file_rows(self.items)
-            items = parquet_rows(self.items)
+            rows = file_texts(self.items) if self.is_text else enumerate(parquet_rows(self.items), start=1)
         else:
-            items = dataset_rows(self.items) if is_dataset(self.items) else self.items
-        return (memory_row(i, item) for i, item in enumerate(items, start=1))
+            rows = enumerate(dataset_rows(self.items) if is_dataset(self.items) else self.items, start=1)
+        return islice(rows, self.limit)
+
+    def read(self, number: int, unread: Any) -> Row:
+        return read_text(number, unread) if self.is_text else memory_row(number, unread)
 
 
 def sources_of(source: Any) -> dict[str, Source]:
