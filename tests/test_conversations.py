@@ -18,7 +18,9 @@ from calltune.batching import MIN_PREFIX, make_batch, plan_epoch
 from calltune.conversations import conversation_groups, parted, shared_tree
 from calltune.engine import cpu_layers, ranks, step
 from calltune.engine.adapter import AdapterSettings
-from calltune.engine.step import Speed, batch_losses, loss_and_grad, pieces_of, plan_step, store_trunk
+from calltune.engine.plan import Speed, plan_step
+from calltune.engine.step import batch_losses, loss_and_grad, pieces_of
+from calltune.engine.trunk_states import store_trunk
 from calltune.progress import Silent
 from calltune.render import Example, Span
 from calltune.schema import Conversation, Message

@@ -122,15 +122,15 @@ def test_conversations_that_share_tokens_go_on_bit_for_bit(model, tmp_path, monk
     """Their states in the frozen layers were computed as trees, and are again where they were not saved."""
     from chat_templates import QWEN3
 
-    from calltune.engine import step
+    from calltune.engine import trunk_states
 
-    grown, plain = [], step.tree_states
+    grown, plain = [], trunk_states.tree_states
 
     def counted(*given: Any, **more: Any) -> Any:
         grown.append(given)
         return plain(*given, **more)
 
-    monkeypatch.setattr(step, "tree_states", counted)
+    monkeypatch.setattr(trunk_states, "tree_states", counted)
     monkeypatch.setattr(loop, "TRUNK_BYTES", kept)
     (tmp_path / "t.jinja").write_text(QWEN3)
     rows = weather_rows(7)

@@ -15,8 +15,10 @@ from calltune.engine import cpu_layers
 from calltune.engine.adapter import AdapterSettings, add_adapter, trained_arrays
 from calltune.engine.load import LoadedModel, load
 from calltune.engine.optim import Stepper, make
-from calltune.engine.step import Plan, Speed, batch_losses, forget_trunk, loss_and_grad, plan_step, store_trunk
+from calltune.engine.plan import Plan, Speed, plan_step
+from calltune.engine.step import batch_losses, loss_and_grad
 from calltune.engine.trunk import TrunkStore
+from calltune.engine.trunk_states import forget_trunk, store_trunk
 from calltune.render import Example, render_all
 from calltune.template import choose_template
 
