@@ -84,15 +84,19 @@ def broken_off(settings: TrainSettings, rows: Any, at: int) -> None:
         train(settings, rows, progress=Breaking(at))
 
 
-FORMS = [
+FULL = {"trunk_memory_gb": 3e-5, "trunk_disk_gb": 3e-5}  # the frozen trunk's store is full
+FORMS = [  # one by one in `make test-all`
     {},
-    {"trunk_bytes": 0},
-    {"dropout": 0.3},
-    {"optimizer": "muon", "grad_accumulation": 2},
-    {"trunk_memory_gb": 3e-5, "trunk_disk_gb": 3e-5},  # the frozen trunk's store is full
-    {"fine_tune": "full", "optimizer": "adam", "keys": ("q_proj",)},
-    {"batches": "length", "save_every": 3},
-]
+    FULL,
+    {"dropout": 0.3, "optimizer": "muon", "grad_accumulation": 2, "batches": "length", "save_every": 3},
+    *(pytest.param(form, marks=pytest.mark.slow) for form in (
+        {"trunk_bytes": 0},
+        {"dropout": 0.3},
+        {"optimizer": "muon", "grad_accumulation": 2},
+        {"fine_tune": "full", "optimizer": "adam", "keys": ("q_proj",)},
+        {"batches": "length", "save_every": 3},
+    )),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form) or "default")
@@ -117,7 +121,7 @@ def test_trap_t09_a_run_that_goes_on_ends_bit_for_bit_as_one_that_was_not_broken
     assert same_bits(*last)
 
 
-@pytest.mark.parametrize("kept", [64 << 20, 0])
+@pytest.mark.parametrize("kept", [pytest.param(64 << 20, marks=pytest.mark.slow), 0])
 def test_conversations_that_share_tokens_go_on_bit_for_bit(model, tmp_path, monkeypatch, kept):
     """Their states in the frozen layers were computed as trees, and are again where they were not saved."""
     from chat_templates import QWEN3
@@ -150,7 +154,7 @@ def test_conversations_that_share_tokens_go_on_bit_for_bit(model, tmp_path, monk
 
 def test_the_store_of_the_trunk_is_really_full_there(model, tmp_path):
     said = Breaking()
-    train(settings_of(model, tmp_path, **FORMS[4]), data(), progress=said)
+    train(settings_of(model, tmp_path, **FULL), data(), progress=said)
     assert any("runs anew each epoch" in text for text in said.said)
 
 
