@@ -24,7 +24,9 @@ def killed_often(folder: Path, kills: int, seed: int = 0, epochs: float = 8.0) -
     for name, rows in data(9).items():
         lines = [json.dumps(row.to_openai()) for row in rows]
         (folder / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    settings = settings_of(str(model), folder, save_every=2, dropout=0.1, data=str(folder / "data"), epochs=epochs)
+    settings = settings_of(
+        str(model), folder, save_every=2, steps_per_accuracy=5, dropout=0.1, data=str(folder / "data"), epochs=epochs
+    )
     (folder / "settings.json").write_text(json.dumps(to_dict(settings)))
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     script = Path(__file__).with_name("killed.py")
