@@ -12,7 +12,7 @@ import pytest
 from chat_templates import QWEN3
 from hypothesis import given
 from hypothesis import strategies as st
-from test_step import ALL_KEYS, adapted, close, plain
+from plain_step import ALL_KEYS, adapted, close, plain
 from tiny import ARCHS, CITIES, long_row, tiny_model
 
 from calltune.batching import MIN_PREFIX, make_batch, plan_epoch
