@@ -45,7 +45,7 @@ def killed_often(folder: Path, kills: int, seed: int = 0, epochs: float = 8.0) -
 
 
 def test_trap_t10_a_few_kills(tmp_path):
-    killed_often(tmp_path, 2, epochs=4.0)
+    killed_often(tmp_path, 3, epochs=4.0)
 
 
 @pytest.mark.slow
