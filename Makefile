@@ -8,12 +8,13 @@ TYPED := $(addprefix -p calltune.,platform formats functions data tasks serve) \
 	$(addprefix -m calltune.,grammar grammar_json grammar_values frames guide schema errors settings score score_bfcl acceptable compare report report_breakdown report_charts report_data report_page \
 	report_text report_rows render rendered guarding template tokenizer batching conversations memory lengths metrics records resuming quarantine agent consent offered trace)
 
-.PHONY: help demo test test-all nightly lint lock clean
+.PHONY: help demo test test-all test-slow nightly lint lock clean
 
 help:
 	@echo "make demo      trains a small model to call functions and shows before and after"
 	@echo "make test      the tests (under 3 minutes)"
 	@echo "make test-all  these, and the slow ones and those against other tools"
+	@echo "make test-slow only what test-all has more than test"
 	@echo "make nightly   the long ones"
 	@echo "make lint      style and types"
 	@echo "make lock      writes down the versions of .venv for other developers"
@@ -27,6 +28,9 @@ test: $(VENV)/stamp-test
 
 test-all: $(VENV)/stamp-test-all
 	$(BIN)/python -m pytest -m "not nightly and not gpu" $(ARGS)
+
+test-slow: $(VENV)/stamp-test-all
+	$(BIN)/python -m pytest -m "(slow or torch or browser) and not nightly and not gpu" $(ARGS)
 
 nightly: $(VENV)/stamp-test-all
 	$(BIN)/python -m pytest -m nightly $(ARGS)

@@ -15,9 +15,9 @@ from calltune.bench.side import _Kept
 from calltune.engine import optim
 from calltune.engine.adapter import add_adapter
 from calltune.engine.footprint import shape_of
+from calltune.engine.plan import plan_step
 from calltune.engine.probe import on_gpu
 from calltune.engine.shapes import random_model
-from calltune.engine.step import plan_step
 from calltune.fit import predict_run
 from calltune.platform.process_memory import process_bytes, process_peak_bytes, reset_process_peak
 from calltune.platform.shapes import SHAPES

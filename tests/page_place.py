@@ -1,4 +1,4 @@
-"""A server whose model says what a test wants, and the page in a browser (test_page_browser.py)."""
+"""A server whose model says what a test wants, and the page in a browser (page_browser.py)."""
 
 from __future__ import annotations
 

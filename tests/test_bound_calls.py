@@ -40,9 +40,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Caller:
     return load(tiny_model(tmp_path_factory.mktemp("model")), think=False)
 
 
-@pytest.mark.parametrize("each", [1, 4])
-def test_calls_of_a_random_model_are_valid(tiny, each):
-    found = count(tiny, 48, 0, DATA, each)
+@pytest.mark.parametrize(("calls", "each"), [(16, 1), (16, 4), pytest.param(48, 1, marks=pytest.mark.slow),
+                                             pytest.param(48, 4, marks=pytest.mark.slow)])  # fmt: skip
+def test_calls_of_a_random_model_are_valid(tiny, calls, each):
+    found = count(tiny, calls, 0, DATA, each)
     assert not found.invalid and found.valid, found
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
 from chat_templates import QWEN3
 from hypothesis import given
 from hypothesis import strategies as st
-from test_step import ALL_KEYS, adapted, close, plain
+from plain_step import ALL_KEYS, adapted, close, plain
 from tiny import ARCHS, CITIES, long_row, tiny_model
 
 from calltune.batching import MIN_PREFIX, make_batch, plan_epoch
 from calltune.conversations import conversation_groups, parted, shared_tree
 from calltune.engine import cpu_layers, ranks, step
 from calltune.engine.adapter import AdapterSettings
-from calltune.engine.step import Speed, batch_losses, loss_and_grad, pieces_of, plan_step, store_trunk
+from calltune.engine.plan import Speed, plan_step
+from calltune.engine.step import batch_losses, loss_and_grad, pieces_of
+from calltune.engine.trunk_states import store_trunk
 from calltune.progress import Silent
 from calltune.render import Example, Span
 from calltune.schema import Conversation, Message
@@ -161,12 +164,22 @@ SWITCHES = {
 }
 
 
-@pytest.fixture(scope="module", params=ARCHS)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    arch = request.param
-    folder = tmp_path_factory.mktemp("model") / arch
-    loaded = adapted(tiny_model(folder, arch, "gemma" if arch.startswith("gemma") else "chatml"), ALL_KEYS)
-    return loaded, {name: plain(loaded.model, rows) for name, rows in (("own", ROWS), ("prefixed", PREFIXED))}
+# Every saving on one architecture, the usual ones on the others; the rest in `make test-all`.
+CASES = [pytest.param(arch, switch, marks=() if arch == "llama" or switch in ("all", "compiled_tree") else
+                      pytest.mark.slow) for arch in ARCHS for switch in SWITCHES]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """A model of an architecture, and its losses and gradients the plain way; made once each."""
+
+    @cache
+    def made(arch: str) -> Any:
+        folder = tmp_path_factory.mktemp("model") / arch
+        loaded = adapted(tiny_model(folder, arch, "gemma" if arch.startswith("gemma") else "chatml"), ALL_KEYS)
+        return loaded, {name: plain(loaded.model, rows) for name, rows in (("own", ROWS), ("prefixed", PREFIXED))}
+
+    return made
 
 
 def batch_groups(rows: list[Example], prefix: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -197,11 +210,11 @@ def in_order(losses: np.ndarray, rows: Sequence[Example], order: Sequence[int]) 
 
 
 @pytest.mark.parametrize("rows", ["own", "prefixed"])
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_conversations_have_the_plain_loss_and_gradients(model, switch, rows, monkeypatch):
+@pytest.mark.parametrize(("arch", "switch"), CASES)
+def test_conversations_have_the_plain_loss_and_gradients(model_of, arch, switch, rows, monkeypatch):
     monkeypatch.setattr(cpu_layers, "SMALLEST", 1)
     monkeypatch.setattr(step, "COMPILED_GAIN", 1.0 if switch == "compiled_tree" else 0.1)
-    loaded, expected = model
+    loaded, expected = model_of(arch)
     examples, prefix = (ROWS, ()) if rows == "own" else (PREFIXED, SHARED)
     order = (3, 4, 0, 1, 5, 2)
     plan, pieces, losses, grads = ours(loaded, examples, prefix, SWITCHES[switch], order)

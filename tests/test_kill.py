@@ -17,14 +17,16 @@ from calltune.runs import read_run
 from calltune.settings import to_dict
 
 
-def killed_often(folder: Path, kills: int, seed: int = 0) -> None:
+def killed_often(folder: Path, kills: int, seed: int = 0, epochs: float = 8.0) -> None:
     """Train under kills in other processes, and compare what came of it."""
     model = tiny_model(folder / "model", layers=3)
     (folder / "data").mkdir()
     for name, rows in data(9).items():
         lines = [json.dumps(row.to_openai()) for row in rows]
         (folder / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    settings = settings_of(str(model), folder, save_every=2, dropout=0.1, data=str(folder / "data"), epochs=8.0)
+    settings = settings_of(
+        str(model), folder, save_every=2, steps_per_accuracy=5, dropout=0.1, data=str(folder / "data"), epochs=epochs
+    )
     (folder / "settings.json").write_text(json.dumps(to_dict(settings)))
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     script = Path(__file__).with_name("killed.py")
@@ -43,7 +45,7 @@ def killed_often(folder: Path, kills: int, seed: int = 0) -> None:
 
 
 def test_trap_t10_a_few_kills(tmp_path):
-    killed_often(tmp_path, 3)
+    killed_often(tmp_path, 3, epochs=4.0)
 
 
 @pytest.mark.slow

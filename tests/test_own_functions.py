@@ -57,6 +57,7 @@ def test_functions_without_examples_are_named_with_what_to_add():
     assert len(said) == 1 and said[0].startswith("change_address: add `Examples:`") and "{street}" in said[0]
 
 
+@pytest.mark.slow
 def test_the_bench_trains_and_asks(tmp_path, bench, capfd, monkeypatch):
     for kind in ("py", "requests.jsonl"):
         shutil.copy(FOLDER / f"travel.{kind}", tmp_path / f"travel.{kind}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from heard import OTHERS, Heard, alone, together, work
 from test_decode import prompts, reference, same
-from test_serve_worker import OTHERS, Heard, alone, together, work
 from tiny import ARCHS, CITIES, TOOLS, WINDOW, tiny_model
 
 from calltune.caller import Caller

@@ -47,7 +47,7 @@ def launch(folder: Path, arguments: list[str], processes: int) -> list[str]:
     return [errors for _, errors in done]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_processes_end_at_the_weights_of_one(tmp_path, accumulation):
     model = tiny_model(tmp_path / "model", "llama", layers=3)
     rows = [json.dumps(row.to_openai()) for row in weather_rows(9)]
@@ -75,6 +75,7 @@ def test_two_processes_end_at_the_weights_of_one(tmp_path, accumulation):
     assert moved > 0
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_together(tmp_path):
     """Straight through, or four updates and then two more: the same weights, and both go on from one checkpoint."""
     model = tiny_model(tmp_path / "model", "llama", layers=3)

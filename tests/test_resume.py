@@ -55,7 +55,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def settings_of(model: str, out: Path, **changes: Any) -> TrainSettings:
     settings: dict[str, Any] = {
         "num_layers": 2, "rank": 4, "batch_size": 2, "epochs": 3.0, "learning_rate": 1e-2, "save_every": 1,
-        "steps_per_eval": 5, "steps_per_accuracy": 5, "steps_per_report": 4, "accuracy_rows": 3, "keys": ("all",),
+        "steps_per_eval": 5, "steps_per_accuracy": 0, "steps_per_report": 4, "accuracy_rows": 3, "keys": ("all",),
         "dropout": 0.0, "test": 0.0,
     }  # fmt: skip
     return TrainSettings(model=model, out=str(out), **settings | changes)
@@ -84,15 +84,19 @@ def broken_off(settings: TrainSettings, rows: Any, at: int) -> None:
         train(settings, rows, progress=Breaking(at))
 
 
-FORMS = [
+FULL = {"trunk_memory_gb": 3e-5, "trunk_disk_gb": 3e-5}  # the frozen trunk's store is full
+FORMS = [  # one by one in `make test-all`
     {},
-    {"trunk_bytes": 0},
-    {"dropout": 0.3},
-    {"optimizer": "muon", "grad_accumulation": 2},
-    {"trunk_memory_gb": 3e-5, "trunk_disk_gb": 3e-5},  # the frozen trunk's store is full
-    {"fine_tune": "full", "optimizer": "adam", "keys": ("q_proj",)},
-    {"batches": "length", "save_every": 3},
-]
+    FULL,
+    {"dropout": 0.3, "optimizer": "muon", "grad_accumulation": 2, "batches": "length", "save_every": 3},
+    *(pytest.param(form, marks=pytest.mark.slow) for form in (
+        {"trunk_bytes": 0},
+        {"dropout": 0.3},
+        {"optimizer": "muon", "grad_accumulation": 2},
+        {"fine_tune": "full", "optimizer": "adam", "keys": ("q_proj",)},
+        {"batches": "length", "save_every": 3},
+    )),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form) or "default")
@@ -102,6 +106,7 @@ def test_trap_t09_a_run_that_goes_on_ends_bit_for_bit_as_one_that_was_not_broken
     if form.get("trunk_bytes") == 0:  # states that are too many to be saved are computed again
         form = {}
         monkeypatch.setattr(loop, "TRUNK_BYTES", 0)
+    form = form | {"steps_per_accuracy": 5}
     straight = train(settings_of(model, tmp_path / "straight", **form), data())
     settings = settings_of(model, tmp_path / "run", **form)
     for at in (2, 4, 6) if "grad_accumulation" in form else (4, 7, 11):
@@ -117,20 +122,20 @@ def test_trap_t09_a_run_that_goes_on_ends_bit_for_bit_as_one_that_was_not_broken
     assert same_bits(*last)
 
 
-@pytest.mark.parametrize("kept", [64 << 20, 0])
+@pytest.mark.parametrize("kept", [pytest.param(64 << 20, marks=pytest.mark.slow), 0])
 def test_conversations_that_share_tokens_go_on_bit_for_bit(model, tmp_path, monkeypatch, kept):
     """Their states in the frozen layers were computed as trees, and are again where they were not saved."""
     from chat_templates import QWEN3
 
-    from calltune.engine import step
+    from calltune.engine import trunk_states
 
-    grown, plain = [], step.tree_states
+    grown, plain = [], trunk_states.tree_states
 
     def counted(*given: Any, **more: Any) -> Any:
         grown.append(given)
         return plain(*given, **more)
 
-    monkeypatch.setattr(step, "tree_states", counted)
+    monkeypatch.setattr(trunk_states, "tree_states", counted)
     monkeypatch.setattr(loop, "TRUNK_BYTES", kept)
     (tmp_path / "t.jinja").write_text(QWEN3)
     rows = weather_rows(7)
@@ -150,7 +155,7 @@ def test_conversations_that_share_tokens_go_on_bit_for_bit(model, tmp_path, monk
 
 def test_the_store_of_the_trunk_is_really_full_there(model, tmp_path):
     said = Breaking()
-    train(settings_of(model, tmp_path, **FORMS[4]), data(), progress=said)
+    train(settings_of(model, tmp_path, **FULL), data(), progress=said)
     assert any("runs anew each epoch" in text for text in said.said)
 
 

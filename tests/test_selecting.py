@@ -68,7 +68,9 @@ def test_the_test_rows_are_never_asked(model, tmp_path, monkeypatch):
         return plain(loaded, template, rows, *rest)
 
     monkeypatch.setattr(module, "make_selector", watched)
-    run = train(settings_of(model, tmp_path / "run", iters=1, test=0.25, valid=0.25), weather_rows(16))
+    run = train(
+        settings_of(model, tmp_path / "run", iters=1, steps_per_accuracy=1, test=0.25, valid=0.25), weather_rows(16)
+    )
     held = {row.id for row in run.test_rows()}
     assert held and asked and not held & {row.id for row in asked}
 

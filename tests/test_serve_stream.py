@@ -61,7 +61,7 @@ def test_every_format_has_its_marks():
 
 @pytest.mark.parametrize("bound", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(reply=REPLIES, cuts=CUTS)
 def test_the_deltas_of_a_reply_make_it(name, bound, reply, cuts):
     reply = said(name, reply)
@@ -74,7 +74,7 @@ def test_the_deltas_of_a_reply_make_it(name, bound, reply, cuts):
 
 @pytest.mark.parametrize("bound", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=SOUPS, cuts=CUTS, opened=st.booleans())
 def test_any_text_gives_one_message_whatever_the_cuts(name, bound, text, cuts, opened):
     more = {"bound": bound, "opened": opened}
@@ -175,3 +175,13 @@ def test_a_long_text_of_brackets_takes_no_time():
     for _ in range(5_000):
         deltas.feed("{}")
     assert message_of(deltas.close())["content"] == "{}" * 5_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bound", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=300, deadline=None)
+@given(reply=REPLIES, text=SOUPS, cuts=CUTS, opened=st.booleans())
+def test_300_replies_and_texts(name, bound, reply, text, cuts, opened):
+    test_the_deltas_of_a_reply_make_it.hypothesis.inner_test(name, bound, reply, cuts)
+    test_any_text_gives_one_message_whatever_the_cuts.hypothesis.inner_test(name, bound, text, cuts, opened)

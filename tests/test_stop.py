@@ -25,7 +25,7 @@ from calltune.errors import InputError
 from calltune.metrics import read_metrics
 from calltune.platform import paths
 from calltune.platform.lock import NAME, check_unlocked, locked, owner_of
-from calltune.runs import read_run
+from calltune.runs import Run, read_run
 from calltune.settings import TrainSettings, to_dict
 from calltune.train import train
 
@@ -40,6 +40,26 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for name, part in data().items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row.to_openai()) + "\n" for row in part))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(model: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that nothing disturbs."""
+    return train(settings_of(model, tmp_path_factory.mktemp("straight") / "run"), data())
+
+
+@pytest.fixture(scope="module")
+def straight_of_files(model: str, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same, its rows read from files."""
+    return train(settings_of(model, tmp_path_factory.mktemp("straight") / "run", data=str(rows)))
+
+
+@pytest.fixture(scope="module")
+def broken(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run broken off in update 8, for copies that are harmed."""
+    folder = tmp_path_factory.mktemp("broken") / "run"
+    broken_off(settings_of(model, folder), data(), 8)
     return folder
 
 
@@ -115,9 +135,8 @@ class Signalled(Breaking):
 
 
 @pytest.mark.parametrize("at", [3, 5])
-def test_a_stopped_run_goes_on_as_it_would_have(model, tmp_path, at):
+def test_a_stopped_run_goes_on_as_it_would_have(model, straight, tmp_path, at):
     """Also where the signal comes before the validation that is due: it is made after the resume."""
-    straight = train(settings_of(model, tmp_path / "straight"), data())
     settings = settings_of(model, tmp_path / "run", save_every=0)
     handler, said = signal.getsignal(signal.SIGINT), Signalled(at)
     with pytest.raises(KeyboardInterrupt):
@@ -187,11 +206,12 @@ def test_a_lock_makes_no_folder_that_stays(tmp_path):
 
 
 @pytest.mark.parametrize("after", [9, 20, 33])
-def test_a_full_disk_ends_with_exit_2_and_a_good_checkpoint(model, rows, tmp_path, monkeypatch, capsys, after):
+def test_a_full_disk_ends_with_exit_2_and_a_good_checkpoint(
+    model, rows, straight_of_files, tmp_path, monkeypatch, capsys, after
+):
     """ENOSPC at one of the flushes, so in the middle of what is written; then there is room again."""
     out = tmp_path / "run"
     settings = settings_of(model, out, data=str(rows))
-    straight = train(replace(settings, out=str(tmp_path / "straight")))
     left, plain = [after], os.fsync
 
     def full(handle: Any) -> None:
@@ -209,7 +229,7 @@ def test_a_full_disk_ends_with_exit_2_and_a_good_checkpoint(model, rows, tmp_pat
     found, damaged = newest(out, lambda _: None)
     assert not damaged and (found is not None or after == 9)
     run = train(settings)
-    assert same_bits(weights(run), weights(straight)) and story(run) == story(straight)
+    assert same_bits(weights(run), weights(straight_of_files)) and story(run) == story(straight_of_files)
 
 
 @pytest.fixture
@@ -230,9 +250,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_real_full_disk(model, rows, small_disk, tmp_path, capsys):
+def test_a_real_full_disk(model, rows, straight_of_files, small_disk, tmp_path, capsys):
     settings = settings_of(model, small_disk / "run", data=str(rows), keep_checkpoints=100)
-    straight = train(replace(settings, out=str(tmp_path / "straight")))
     assert main(command(settings, tmp_path)[3:]) == 2
     assert "no disk space left" in capsys.readouterr().err
     found, damaged = newest(small_disk / "run", lambda _: None)
@@ -241,7 +260,7 @@ def test_a_real_full_disk(model, rows, small_disk, tmp_path, capsys):
     for folder in kept[:-1]:  # room is made
         shutil.rmtree(folder)
     run = train(replace(settings, keep_checkpoints=1))
-    assert same_bits(weights(run), weights(straight)) and run.record["resumes"][0]["update"] == found.update
+    assert same_bits(weights(run), weights(straight_of_files)) and run.record["resumes"][0]["update"] == found.update
 
 
 def test_a_disk_that_is_full_from_the_start_is_told_before_training(model, rows, small_disk, tmp_path, capsys):
@@ -269,16 +288,16 @@ def flip(file: IO[bytes]) -> None:
 
 @pytest.mark.parametrize("name", ["adapters.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"])
 @pytest.mark.parametrize("harm", [cut, flip, None])
-def test_trap_t10_a_damaged_checkpoint_falls_back_to_the_one_before(model, tmp_path, name, harm):
+def test_trap_t10_a_damaged_checkpoint_falls_back_to_the_one_before(model, broken, tmp_path, name, harm):
     settings = settings_of(model, tmp_path / "run")
-    broken_off(settings, data(), 8)
+    shutil.copytree(broken, tmp_path / "run")
     *_, before, last = folders(tmp_path / "run")
     if harm is None:
         (last / name).unlink()
     else:
         with (last / name).open("r+b") as file:
             harm(file)
-    said = Breaking(11)
+    said = Breaking(9)
     with pytest.raises(Exception, match=r"^$"):
         train(settings, data(), progress=said)
     assert any(f"{last.name} is damaged" in text and name in text for text in said.said)
@@ -294,10 +313,9 @@ def test_all_checkpoints_damaged_is_an_error(model, tmp_path):
         train(settings, data())
 
 
-def test_the_run_after_a_fallback_has_the_same_bits(model, tmp_path):
-    straight = train(settings_of(model, tmp_path / "straight"), data())
+def test_the_run_after_a_fallback_has_the_same_bits(model, straight, broken, tmp_path):
     settings = settings_of(model, tmp_path / "run")
-    broken_off(settings, data(), 8)
+    shutil.copytree(broken, tmp_path / "run")
     with (folders(tmp_path / "run")[-1] / "adapters.safetensors").open("r+b") as file:
         cut(file)
     run = train(settings, data())

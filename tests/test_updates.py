@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_step import adapted, examples_of, folders  # noqa: F401
+from plain_step import adapted, examples_of
+from tiny import tiny_model
 
 from calltune.batching import make_batch
 from calltune.engine.adapter import trained_arrays
 from calltune.engine.optim import Stepper, make, optimizer_arrays
-from calltune.engine.step import Speed, plan_step
+from calltune.engine.plan import Speed, plan_step
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
 
 
 def trained(folder, name, speed, rates):
@@ -29,10 +35,10 @@ def trained(folder, name, speed, rates):
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
-def test_a_compiled_update_is_the_plain_one(folders, name):  # noqa: F811
+def test_a_compiled_update_is_the_plain_one(folder, name):
     rates = [1e-2, 3e-3, 2e-2]
-    plain, first = trained(folders["llama"], name, Speed(fast_cpu=False), rates)
-    compiled, second = trained(folders["llama"], name, Speed(fast_cpu=False, compile=True), rates)
+    plain, first = trained(folder, name, Speed(fast_cpu=False), rates)
+    compiled, second = trained(folder, name, Speed(fast_cpu=False, compile=True), rates)
     assert plain.keys() == compiled.keys() and any("step" in key for key in plain)
     for key, value in plain.items():
         np.testing.assert_allclose(compiled[key], value, rtol=2e-3, atol=2e-5, err_msg=key)
@@ -44,9 +50,9 @@ def test_a_compiled_update_is_the_plain_one(folders, name):  # noqa: F811
 @pytest.mark.parametrize(
     "speed", [Speed(fast_cpu=False), Speed(fast_cpu=False, compile=True)], ids=["plain", "compiled"]
 )
-def test_an_update_that_breaks_leaves_weights_and_state_as_they_were(folders, speed):  # noqa: F811
-    whole, _ = trained(folders["llama"], "adam", speed, [1e-2, 3e-3])
-    broken, results = trained(folders["llama"], "adam", speed, [1e-2, 3e-3, float("inf")])
+def test_an_update_that_breaks_leaves_weights_and_state_as_they_were(folder, speed):
+    whole, _ = trained(folder, "adam", speed, [1e-2, 3e-3])
+    broken, results = trained(folder, "adam", speed, [1e-2, 3e-3, float("inf")])
     assert results[-1].touched and not results[-1].finite and all(r.finite for r in results[:2])
     for key, value in whole.items():
         np.testing.assert_array_equal(broken[key], value, err_msg=key)

@@ -139,7 +139,7 @@ def test_tensorboard_and_wandb_are_told_by_callbacks(model, tmp_path, monkeypatc
     import importlib.machinery
 
     from mlx_lm.tuner import callbacks
-    from test_train import Recorder
+    from training_place import Recorder
 
     logged = []
     for name in ("tensorboardX", "wandb"):

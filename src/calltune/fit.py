@@ -12,8 +12,9 @@ from calltune.conversations import conversation_groups
 from calltune.engine.footprint import device_memory, fused_attention, planned_model
 from calltune.engine.losses import CHUNK_BYTES, GPU_CHUNK_BYTES
 from calltune.engine.probe import on_gpu
-from calltune.engine.step import CPU_SLICE_TOKENS, GPU_TRUNK_SLICE_TOKENS, SLICE_TOKENS, TRUNK_SLICE_TOKENS
+from calltune.engine.step import CPU_SLICE_TOKENS, SLICE_TOKENS
 from calltune.engine.trunk import auto_memory
+from calltune.engine.trunk_states import GPU_TRUNK_SLICE_TOKENS, TRUNK_SLICE_TOKENS
 from calltune.errors import InputError
 from calltune.memory import PROJECTIONS, Estimate, Rows, Shape, Way, predict
 from calltune.platform.process_memory import process_bytes

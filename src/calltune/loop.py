@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from calltune.batching import Batch, make_batch, plan_epoch, plan_training
 from calltune.conversations import conversation_groups
 from calltune.engine import optim, ranks
+from calltune.engine.plan import Plan
 from calltune.engine.probe import on_gpu
-from calltune.engine.step import Plan, follow_trunk, forget_trunk, store_trunk
 from calltune.engine.trunk import trunk_note
+from calltune.engine.trunk_states import follow_trunk, forget_trunk, store_trunk
 from calltune.errors import CannotFinish
 from calltune.fit import batching
 from calltune.platform.stopping import Stop, Stopped

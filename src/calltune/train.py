@@ -21,9 +21,9 @@ from calltune.engine import ranks
 from calltune.engine.adapter import AdapterSettings, add_adapter, begin_with, save_adapter, trainable_count
 from calltune.engine.footprint import shape_of
 from calltune.engine.load import LoadedModel, load
+from calltune.engine.plan import Plan, Speed, plan_step
 from calltune.engine.probe import on_gpu
 from calltune.engine.reporting import check_reporters, reporters
-from calltune.engine.step import Plan, Speed, plan_step
 from calltune.errors import InputError
 from calltune.fit import memory_line, predict_run
 from calltune.loop import Callback, Loop

@@ -9,7 +9,8 @@ from typing import Any
 
 from calltune.batching import KINDS, Batch
 from calltune.engine import optim
-from calltune.engine.step import Plan, pieces_of
+from calltune.engine.plan import Plan
+from calltune.engine.step import pieces_of
 
 SAVE_SECONDS = 60.0
 

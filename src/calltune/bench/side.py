@@ -145,7 +145,7 @@ class _Kept:
 
 def _run_ours(loaded: Any, train: list[Example], valid: list[Example], settings: Any) -> Any:
     from calltune.engine.measured import Measured, Update
-    from calltune.engine.step import plan_step
+    from calltune.engine.plan import plan_step
     from calltune.loop import Loop
     from calltune.progress import Silent
     from calltune.train import speed_of

@@ -16,8 +16,9 @@ from mlx.utils import tree_map
 from calltune.batching import Batch
 from calltune.engine import ranks
 from calltune.engine.adapter import trained_arrays
+from calltune.engine.plan import Plan
 from calltune.engine.state import finite, optimizer_arrays, restore_optimizer, restore_weights, seed_update
-from calltune.engine.step import Plan, batch_losses, loss_and_grad
+from calltune.engine.step import batch_losses, loss_and_grad
 
 __all__ = ["Muon", "Result", "Stepper", "make", "optimizer_arrays", "peak_memory_gb", "reset_peak_memory",
            "restore_optimizer", "restore_weights", "seed_update", "snapshot"]  # fmt: skip

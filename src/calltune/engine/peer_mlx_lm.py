@@ -17,7 +17,7 @@ from calltune.batching import make_batch
 from calltune.engine import optim
 from calltune.engine.load import LoadedModel
 from calltune.engine.measured import Measured, Update
-from calltune.engine.step import Speed, plan_step
+from calltune.engine.plan import Speed, plan_step
 from calltune.render import Example
 
 

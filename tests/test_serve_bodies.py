@@ -1,0 +1,204 @@
+"""Bodies of chat requests, right and wrong: what is wrong is told with its place, and what clients send is taken."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from serve_place import CALL, CHAT, USER, F, add, body, called, error_of, send, with_schema
+from serving import serving, worker_of
+from tiny import TOOLS, tiny_model
+
+from calltune.caller import load
+from calltune.errors import CannotFinish
+from calltune.functions import functions_from
+from calltune.serve.app import Options
+from calltune.serve.errors import ApiError
+from calltune.serve.guards import Guards
+from calltune.serve.protocol import Reader
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory):
+    return load(tiny_model(tmp_path_factory.mktemp("m") / "model", layers=2), think=False)
+
+
+@pytest.fixture(scope="module")
+def server(caller):
+    options = Options(Guards(max_body=100_000))
+    with serving(worker_of(caller), functions_from([add, send]), options) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def http(server):
+    with httpx.Client(base_url=server.address, timeout=30) as client:
+        yield client
+
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [  # what is added to a good body; the place; words
+    ({"model": 5}, "model", "valid string"),
+    ({"messages": "Hello"}, "messages", "valid list"),
+    ({"messages": ["Hello"]}, "messages[0]", "dictionary"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role", "one of system, developer, user"),
+    ({"messages": [{"content": "x"}]}, "messages[0].role", "is missing"),
+    ({"messages": [USER, {"role": "user"}]}, "messages[1].content", "a text is wanted"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "text parts"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+     "messages[0].content[0]", "reads text only"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0]", '"text"'),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c2",
+                                                                       "content": "1"}]},
+     "messages[2].tool_call_id", "(one of c1), not c2"),
+    ({"messages": [USER, {"role": "tool", "content": "1"}]}, "messages[1].tool_call_id", "no call was made before"),
+    ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": "{'a'"}}])]},
+     "messages[0].tool_calls[0].function.arguments", "does not read"),
+    ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": "[1]"}}])]},
+     "messages[0].tool_calls[0].function.arguments", "JSON object"),
+    ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": {}}}])]},
+     "messages[0].tool_calls[0].function.arguments", "the text of a JSON object"),
+    ({"messages": [called([{"function": {"name": "f", "arguments": "{}"}}])]},
+     "messages[0].tool_calls[0].id", "names"),
+    ({"messages": [called([CALL, CALL])]}, "messages[0].tool_calls[1].id", "twice"),
+    ({"messages": [called({})]}, "messages[0].tool_calls", "list"),
+    ({"messages": [called([5])]}, "messages[0].tool_calls[0].function", "a call is"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "missing"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "function"),
+    ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name", "at least 1"),
+    ({"tools": [F, F]}, "tools", "same name"),
+    ({"tools": [F] * 129}, "tools", "at most 128"),
+    ({"tools": [with_schema({"type": "array"})]},
+     "tools[0].function.parameters.type", '"object"'),
+    ({"tools": [with_schema({"properties": {"a": {"type": "strin"}}})]},
+     "tools[0].function.parameters.properties.a.type", "no JSON Schema"),
+    ({"tools": [F], "tool_choice": "always"}, "tool_choice", "auto, none, required"),
+    ({"tools": [F], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "not offered"),
+    ({"tools": [F], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type", "only"),
+    ({"tools": [F], "tool_choice": {}}, "tool_choice", "not right"),
+    ({"tools": [F], "tool_choice": "required", "constrained": False}, "tool_choice", "constrained"),
+    ({"tools": [F], "parallel_tool_calls": False, "constrained": False}, "parallel_tool_calls", "constrained"),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}},
+     "response_format.json_schema.schema.type", "no JSON Schema"),
+    ({"stop": ["a"] * 5}, "stop", "at most 4"),
+    ({"stop": [""]}, "stop", "empty"),
+    ({"stop": 5}, "stop", "string"),
+    ({"max_tokens": 0}, "max_tokens", "greater than"),
+    ({"max_tokens": 1.5}, "max_tokens", "integer"),
+    ({"temperature": "hot"}, "temperature", "number"),
+    ({"temperature": -1}, "temperature", "greater"),
+    ({"top_p": 2}, "top_p", "less"),
+    ({"seed": 10**30}, "seed", "less"),
+    ({"stream": "yes"}, "stream", "boolean"),
+    ({"n": 3}, "n", "leave it out"),
+    ({"logit_bias": {"5": 1}}, "logit_bias", "leave it out"),
+    ({"frequency_penalty": 0.5}, "frequency_penalty", "leave it out"),
+    ({"modalities": ["text", "audio"]}, "modalities", "leave it out"),
+    ({"functions": [{"name": "f"}]}, "functions", "use tools"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "param", "words"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_wrong_with_a_body_is_told_with_its_place(http, more, param, words):
+    answer = http.post(CHAT, json=body(**more))
+    error = error_of(answer)
+    assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
+    assert words in error["message"]
+
+
+def test_everything_that_is_wrong_is_told_at_once(http):
+    wrong = body(n=2, stop=[""], messages=[{"role": "x"}, {"role": "tool", "content": "1"}])
+    message = error_of(http.post(CHAT, json=wrong))["message"]
+    for part in ("n: ", "stop: ", "messages[0].role: ", "messages[1].tool_call_id: "):
+        assert part in message
+    many = error_of(http.post(CHAT, json=body(messages=[{"role": "x"}] * 99)))["message"]
+    assert "and 79 more" in many
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"messages": [{"role": "developer", "content": [{"type": "text", "text": t} for t in "ab"]}, USER]},
+        {"messages": [USER, {"role": "assistant", "content": None, "reasoning_content": "P", "tool_calls": [CALL]},
+                      {"role": "tool", "tool_call_id": "c1", "content": "1", "name": "f"}], "tools": [F]},
+        {"messages": [USER, {"role": "assistant", "content": "x", "refusal": None, "audio": None}]},
+        {"tools": [], "tool_choice": "auto"}, {"tools": None, "tool_choice": "none", "stop": None},
+        {"n": 1, "logprobs": False, "frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "user": "u",
+         "store": False, "metadata": {"a": "b"}, "service_tier": "auto", "unheard_of": {"x": [1]}},
+        {"max_tokens": 10**40, "stop": "e"}, {"top_p": 0, "temperature": 1, "seed": -5},
+        {"tools": [{"type": "function", "function": {"name": "f", "description": None, "strict": True}}]},
+        {"messages": [{"role": "user", "content": ""}]},
+        {"messages": [{"role": "assistant", "content": "I begin."}]},
+    ],
+)  # fmt: skip
+def test_what_clients_send_is_taken(http, more):
+    answer = http.post(CHAT, json=body(**more))
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_same_tools_are_the_same_objects():
+    reader = Reader(["tiny"])
+    first, second = (reader.read(body(tools=[tool.to_openai() for tool in TOOLS])).work.tools for _ in range(2))
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    for i in range(2000):
+        reader.read(body(tools=[{"type": "function", "function": {"name": f"f{i}"}}]))
+    assert len(reader.kept) <= 512
+
+
+def test_tools_that_are_too_large_are_refused_and_not_kept():
+    reader = Reader(["tiny"])
+    large = [{"type": "function", "function": {"name": "f", "description": "x" * 300_000}}]
+    with pytest.raises(ApiError, match="larger than 256,000 characters") as told:
+        reader.read(body(tools=large))
+    assert told.value.status == 400 and told.value.body["error"]["param"] == "tools"
+    for i in range(40):  # each as large as may be
+        reader.read(body(tools=[{"type": "function", "function": {"name": f"f{i}", "description": "x" * 200_000}}]))
+    assert sum(map(len, reader.kept)) <= 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "not JSON"),
+        (b"{", "line 1, column"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"[1]", "JSON object"),
+        (b"5", "JSON object"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"model": "a", "model": "b"}', "given twice"),
+        (b'{"a": "\\ud800"}', "surrogate"),
+        (b"[" * 50_000, "nested deeper"),
+        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, "nested deeper"),
+        (b'{"a": ' + b"9" * 5_000 + b"}", "digits"),
+    ],
+)
+def test_json_that_is_none(http, raw, words):
+    answer = http.post(CHAT, content=raw, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert words in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_schema_that_nothing_fits_is_the_clients_mistake(http, stream):
+    nothing = {"type": "object", "properties": {"a": {"type": "string", "enum": []}}, "required": ["a"]}
+    wanted = {"type": "json_schema", "json_schema": {"schema": nothing}}
+    answer = http.post(CHAT, json=body(response_format=wanted, stream=stream))
+    assert answer.status_code == 400, answer.text
+    error_of(answer)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_reply_that_the_grammar_brings_to_an_end_of_its_own_is_no_failure_of_ours(
+    http, server, monkeypatch, stream
+):
+    def submit(work: Any, listener: Any) -> Any:
+        listener.failed(CannotFinish("the grammar cannot go on: <state> ...", next_step="decode freely"))
+        return SimpleNamespace(cancel=lambda: None)
+
+    monkeypatch.setattr(server.worker, "submit", submit)
+    answer = http.post(CHAT, json=body(stream=stream))
+    assert answer.status_code == 400
+    assert error_of(answer)["code"] == "nothing_fits" and "state" not in answer.text
