@@ -29,10 +29,11 @@ class Scripted:
         self.text, self.finish = "", "stop"
         self.error: Exception | None = None
         self.asked: Work | None = None
+        self.opened = False
 
     def submit(self, work: Work, listener: Listener) -> Scripted:
         self.asked = work
-        listener.prompt(5)
+        listener.prompt(5, self.opened)
         for i in range(0, len(self.text), 3):
             listener.piece(self.text[i : i + 3])
         if self.error:
@@ -181,8 +182,8 @@ def test_ids_are_unique(server):
 
 
 def test_json_of_a_schema_is_content_where_the_template_opens_a_plan():
-    with serving(Scripted(), options=Options(opened=True)) as found:
-        found.worker.text = '{"a": 1}'
+    with serving(Scripted(), options=Options()) as found:
+        found.worker.text, found.worker.opened = '{"a": 1}', True
         client = openai.OpenAI(base_url=found.api, api_key="none", max_retries=0)
         asked: dict[str, Any] = {"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
         message = client.chat.completions.create(response_format={"type": "json_object"}, **asked).choices[0].message

@@ -90,7 +90,7 @@ def _serve(args: argparse.Namespace, caller: Caller, functions: list[Function], 
     log_to_stderr()
     name = args.name or Path(args.model).resolve().name
     worker = ModelWorker(caller, name, limits=Limits(args.max_queue, args.batch_size))
-    options = Options(guards, caller.template.format, _opened(caller), args.max_tokens, args.free, not args.yes)
+    options = Options(guards, caller.template.format, args.max_tokens, args.free, not args.yes)
     server = Server(make_app(worker, functions, options), worker, _say)
     host, number = port.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -107,14 +107,6 @@ def _greeting(address: str, models: tuple[str, ...], key: bool) -> str:
     header = f' -H "Authorization: Bearer ${KEY}"' if key else ""
     curl = f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{header} -d {shlex.quote(body)}"
     return f"page:   {address}/\nAPI:    {address}/v1\nmodels: {', '.join(models)}\ntry:    {curl}\nCtrl-C ends it"
-
-
-def _opened(caller: Caller) -> bool:
-    """Whether the template begins the plan by itself."""
-    from calltune.schema import Message
-    from calltune.serve.stream import begins_plan
-
-    return begins_plan(caller.template.format, caller.template.text([Message("user", "Hello")], prompt=True))
 
 
 def _check(args: argparse.Namespace) -> None:

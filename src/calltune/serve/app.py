@@ -30,12 +30,11 @@ log = logging.getLogger("calltune.serve")
 
 @dataclass(frozen=True)
 class Options:
-    """What `calltune serve` was told, and what the model's template says: the wire `format` of replies, and whether
-    prompts end with the mark that begins a plan (`opened`). `ask`: functions that are not pure need `confirmed`."""
+    """What `calltune serve` was told, and the wire `format` of the model's replies. `ask`: functions that are not pure
+    need `confirmed`."""
 
     guards: Guards = field(default_factory=Guards)
     format: str = "hermes"
-    opened: bool = False
     max_tokens: int = 512
     free: bool = False
     ask: bool = True
@@ -48,7 +47,7 @@ def make_app(worker: Worker, functions: Sequence[Function] = (), options: Option
     metrics = Metrics(worker)
     app = FastAPI(title="calltune", version=__version__, docs_url=None, redoc_url=None)
     reader = Reader(worker.models, options.max_tokens, options.free)
-    answering = Answering(worker, metrics, options.format, options.opened, options.patience)
+    answering = Answering(worker, metrics, options.format, options.patience)
     started = int(time.time())
 
     @app.post("/v1/chat/completions")

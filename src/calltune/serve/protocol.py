@@ -25,6 +25,7 @@ MOST_TOOLS = 128  # as OpenAI's
 MOST_TOKENS = 1_000_000  # above it a limit is none; the worker keeps to the model's context
 MOST_TEXT = 256_000  # characters of all tools, or of the schema of a reply: checking 6 MB took 28 s
 KEPT_TOOLS, KEPT_TEXT = 512, 4_000_000  # tools that are kept, and their characters
+MOST_STOP = 1_000  # characters of a stop text: each is looked for in every piece
 SEEDS = 2**63
 
 
@@ -111,12 +112,11 @@ INSTEAD = {"functions": "use tools", "function_call": "use tool_choice"}
 
 @dataclass(frozen=True)
 class Asked:
-    """What a body asks for. `calls`: whether calls may come of it."""
+    """What a body asks for."""
 
     work: Work
     stream: bool
     usage: bool
-    calls: bool
 
 
 @dataclass
@@ -152,16 +152,15 @@ class Reader:
         rules = _rules(request, tools, self.free, problems)
         work = Work(
             request.model, messages, tools, _sampling(request), rules if tools else None, _schema(request, problems),
-            _stops(request.stop, problems), self._limit(request),
+            _stops(request.stop, problems), self._limit(request), bool(tools) and request.tool_choice != "none",
         )  # fmt: skip
         if problems:
             raise refused(problems)
         if request.model not in self.models:
             words = f"there is no model {shorten(request.model)}; there are: {', '.join(self.models)}"
             raise ApiError(404, words, param="model", code="model_not_found")
-        calls = bool(tools) and request.tool_choice != "none"
         usage = bool(request.stream_options and request.stream_options.include_usage)
-        return Asked(work, bool(request.stream), usage, calls)
+        return Asked(work, bool(request.stream), usage)
 
     def _limit(self, request: ChatRequest) -> int:
         given = [limit for limit in (request.max_tokens, request.max_completion_tokens) if limit is not None]
@@ -256,6 +255,8 @@ def _stops(value: str | list[str] | None, problems: list[Wrong]) -> tuple[str, .
         problems.append(Wrong("stop", f"at most 4 texts, not {len(stops)}"))
     if not all(stops):
         problems.append(Wrong("stop", "an empty text would end every reply at once"))
+    if any(len(stop) > MOST_STOP for stop in stops):
+        problems.append(Wrong("stop", f"a text of it is longer than {MOST_STOP:,} characters"))
     return tuple(stops)
 
 

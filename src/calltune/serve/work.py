@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Work:
     """One reply that is asked for. `rules` None: free decoding. `schema`: the reply's text is JSON of this schema
-    (`response_format`; {} for any object). `stop`: texts that end the reply and are left out of it."""
+    (`response_format`; {} for any object). `calls`: whether calls may come. `stop`: texts that end the reply where they
+    stand in its content; they are left out of that, and stand at the end of the raw text."""
 
     model: str
     messages: tuple[Message, ...]
@@ -26,6 +27,7 @@ class Work:
     schema: Mapping[str, Any] | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int = 512
+    calls: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Made:
 class Listener(Protocol):
     """Told of one reply, in the model's thread: pieces of raw text, then the whole or what went wrong, once."""
 
-    def prompt(self, tokens: int) -> None: ...
+    def prompt(self, tokens: int, opened: bool = False) -> None:
+        """The prompt's length, and whether it ends with the mark that begins a plan."""
 
     def piece(self, text: str) -> None: ...
 
