@@ -27,7 +27,7 @@ from calltune.runs import Run, is_run, read_run
 from calltune.schema import Message, Reply, Tool
 from calltune.template import Template, choose_template
 
-PLAN_TOKENS = 16  # at a prompt's end, where the mark of a plan may stand
+PLAN_TOKENS = 32  # at a prompt's end, where the mark of a plan may stand
 BATCH_TOKENS = 32_768  # of prompts side by side: 32 of a thousand tokens
 REMEMBERED = 64  # sets of tools of which the grammar and the prompt's beginning are kept
 OTHER = "\u2042"  # a request that no other begins like
