@@ -1,5 +1,5 @@
-"""Templates that write the mark that begins a plan themselves (Qwen3's thinking models, DeepSeek-R1): the reply goes on
-in the plan, for the grammar, for reading, in a stream and in the server."""
+"""Templates that write the mark that begins a plan themselves (Qwen3's thinking models, DeepSeek-R1): the reply goes
+on in the plan, for the grammar, for reading, in a stream and in the server."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ def test_a_required_call_comes_after_the_plan(caller, client, monkeypatch, strea
 
 
 def test_a_run_writes_the_mark_itself(folder, caller, tmp_path):
-    settings = TrainSettings(model=str(folder), out=str(tmp_path / "run"), num_layers=2, rank=2, iters=2, keys=("all",))
+    settings = TrainSettings(
+        model=str(folder), out=str(tmp_path / "run"), num_layers=2, rank=2, iters=2, keys=("all",)
+    )
     tuned = load(train(settings, weather_rows(24)).folder)
     ids = tuned.loaded.tokenizer.encode("<|im_start|>assistant\n<think>\n")
     assert caller.opened(ids) and not tuned.opened(ids)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_formats_table import NAMES, REPLIES, WRITTEN, said, tools_for
 
 from calltune.formats import FORMATS, get_format, join
-from calltune.schema import Reply, Tool
 from calltune.formats.marks import CALLS, HEADS, begins_plan
+from calltune.schema import Reply, Tool
 from calltune.serve.stream import Deltas, message_of
 
 CUTS = st.lists(st.integers(0, 400), max_size=30)
@@ -189,7 +189,9 @@ def stopped(text: str, *stops: str, name: str = "hermes", **more: bool) -> dict:
     return made
 
 
-CALLED = '<think>\nSTOP is no end.\n</think>\nLook.\n<tool_call>\n{"name": "f", "arguments": {"a": "STOP"}}\n</tool_call>'
+CALLED = (
+    '<think>\nSTOP is no end.\n</think>\nLook.\n<tool_call>\n{"name": "f", "arguments": {"a": "STOP"}}\n</tool_call>'
+)
 
 
 @pytest.mark.parametrize("bound", [True, False])

@@ -46,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
     add("model", metavar="RUN", help="a run's folder, or a model")
     add("--tools", action="append", default=[], metavar="F",
         help="functions for the page: a Python file or OpenAI tools JSON (default: the run's own)")  # fmt: skip
+    add("--mcp", action="append", help=argparse.SUPPRESS)  # refused with words
     add("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=int, default=8080, metavar="N", help="port (default: 8080; 0: any free one)")
     add(
@@ -111,6 +112,9 @@ def _greeting(address: str, models: tuple[str, ...], key: bool) -> str:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises InputError with every flag that is out of range."""
+    if args.mcp:
+        raise InputError("`calltune serve` runs no tools of an MCP server (--mcp): a request brings its own tools",
+                         next_step='`calltune agent RUN --mcp "COMMAND"`, or --tools FILE for the page')  # fmt: skip
     wrong = [f"--{name} is {value} (at least {least})" for name, value, least in (
         ("max-queue", args.max_queue, 1), ("batch-size", args.batch_size, 1), ("max-tokens", args.max_tokens, 1),
     ) if value < least]  # fmt: skip

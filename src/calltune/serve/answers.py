@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, Response
 from calltune.errors import CalltuneError
 from calltune.serve.errors import api_error
 from calltune.serve.metrics import Metrics
-from calltune.serve.protocol import Asked
 from calltune.serve.parts import Delta
+from calltune.serve.reader import Asked
 from calltune.serve.stream import Deltas, deltas_of, message_of
 from calltune.serve.waiting import Event, Gone, Prompt, events
 from calltune.serve.work import Made, QueueFull, Stopped, Worker

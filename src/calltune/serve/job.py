@@ -16,10 +16,11 @@ from calltune.render import prompt_ids
 from calltune.schema import Reply, Tool
 from calltune.serve.served import Served
 from calltune.serve.stream import Deltas, deltas_of
-from calltune.serve.work import Listener, Made, Stopped, Work
+from calltune.serve.work import Listener, Made, Stopped, TooLong, Work
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
+NO_GRAMMAR = ("replies cannot be bound to these schemas", "simplify them, or send constrained false")
 
 
 class Job:
@@ -57,12 +58,13 @@ class Job:
         self.tools = self.served.known(work.tools)
         ids = _told(
             "the model's chat template cannot write these messages",
+            "change the order or the roles of the messages",
             lambda: prompt_ids(work.messages, self.tools, caller.template, caller.loaded.tokenizer),
         )
         self.opened = caller.opened(ids)
-        self.grammar = _told("the schema cannot be decoded by", self._grammar)
+        self.grammar = _told(*NO_GRAMMAR, self._grammar)
         limit = min(work.max_tokens, _room(len(ids), self.served.context))
-        guide = _told("the schema cannot be decoded by", lambda: caller.guide(self.grammar))
+        guide = _told(*NO_GRAMMAR, lambda: caller.guide(self.grammar))
         writing = Writing(caller.decoder.stop_ids, limit, guide, work.sampling.sampler())
         self.joining = Joining(writing, ids, caller.beginning(work.messages, self.tools, ids))
         if work.stop:
@@ -74,8 +76,8 @@ class Job:
         if schema is None:
             return self.served.caller.grammar(self.tools, rules, self.opened)
         if self.tools and not (rules and rules.choice == "none" and not rules.named):
-            raise InputError("response_format with a schema and tools cannot be asked for together: a reply is "
-                             "either calls or JSON of that schema",
+            raise InputError("response_format and tools cannot be asked for together: a reply is either calls or "
+                             "JSON",
                              next_step="leave one of them out, or set tool_choice to none")  # fmt: skip
         return self.served.schema_grammar(schema)
 
@@ -139,7 +141,8 @@ class Job:
 
 def _model(name: str, models: dict[str, Served]) -> Served:
     if name not in models:
-        raise InputError("there is no such model", problems=[Problem("unknown_model", name, ", ".join(models))])
+        problem = Problem("unknown_model", name, ", ".join(models))
+        raise InputError("there is no such model", problems=[problem], next_step="ask for one of these")
     return models[name]
 
 
@@ -148,12 +151,11 @@ def _room(prompt: int, context: int | None) -> int:
     if context is None:
         return 1 << 30
     if prompt >= context:
-        raise InputError(f"the prompt has {prompt:,} tokens, and the model takes {context:,} with its reply",
-                         next_step="send fewer or shorter messages and tools")  # fmt: skip
+        raise TooLong(prompt, context)
     return context - prompt
 
 
-def _told(what: str, work: Callable[[], Value]) -> Value:
+def _told(what: str, next_step: str, work: Callable[[], Value]) -> Value:
     """The value; whatever else goes wrong on the way from a client's words is an InputError."""
     try:
         return work()
@@ -161,4 +163,4 @@ def _told(what: str, work: Callable[[], Value]) -> Value:
         raise
     except Exception as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{what}: {said[:300]}") from error
+        raise InputError(f"{what}: {said[:300]}", next_step=next_step) from error

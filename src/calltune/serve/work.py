@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from calltune.errors import InputError
 from calltune.schema import Message, Reply, Tool
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Work:
     """One reply that is asked for. `rules` None: free decoding. `schema`: the reply's text is JSON of this schema
-    (`response_format`; {} for any object). `calls`: whether calls may come. `stop`: texts that end the reply where they
-    stand in its content; they are left out of that, and stand at the end of the raw text."""
+    (`response_format`; {} for any object). `calls`: whether calls may come. `stop`: texts that end the reply where
+    they stand in its content; they are left out of that, and stand at the end of the raw text."""
 
     model: str
     messages: tuple[Message, ...]
@@ -83,6 +84,16 @@ class Worker(Protocol):
 
     def close(self) -> None:
         """Replies under way are told that the server stops (Stopped)."""
+
+
+class TooLong(InputError):
+    """The prompt leaves no room for a reply in the model's context."""
+
+    def __init__(self, prompt: int, context: int) -> None:
+        # The first words are OpenAI's, by which clients know this error (LiteLLM: ContextWindowExceededError).
+        super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the prompt "
+                         f"(messages and tools) has {prompt:,}",
+                         next_step="send fewer or shorter messages and tools")  # fmt: skip
 
 
 class QueueFull(Exception):
