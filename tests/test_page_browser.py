@@ -159,7 +159,7 @@ def test_a_function_that_changes_something_asks_first(place):
     on.ask("Book a table")
     expect(on.answer()).to_contain_text("may change something outside this page")
     on.button("Do not run book_table").click()
-    expect(on.answer()).to_contain_text('Told: {"error":"not run: the user did not allow this call"}')
+    expect(on.answer()).to_contain_text('Told: {"error":"the user refused this call; it was not done"}')
     assert page_place.booked == []
     on.ask("Book it, please")
     on.button("Run book_table").click()
@@ -175,7 +175,7 @@ def test_a_request_leaves_no_call_without_a_result(place):
     expect(on.button("Run get_weather")).to_have_count(1)
     roles = [message.role for message in on.worker.asked[1].messages]
     assert roles == ["user", "assistant", "tool", "user"]
-    assert "did not allow" in on.worker.asked[1].messages[2].content
+    assert "refused this call" in on.worker.asked[1].messages[2].content
 
 
 def test_pure_functions_run_by_themselves_where_that_is_on_but_not_for_ever(place):
