@@ -200,7 +200,8 @@ def test_pure_functions_run_and_others_ask():
 
 
 @pytest.mark.parametrize(("answer", "told"), [("Only on Mondays.", "not done: Only on Mondays."),
-                                              (None, NOT_ALLOWED), (1, NOT_ALLOWED), (False, NOT_ALLOWED)])  # fmt: skip
+                                              (None, NOT_ALLOWED), (1, NOT_ALLOWED),
+                                              (False, NOT_ALLOWED)])  # fmt: skip
 def test_only_true_is_a_yes(answer, told):
     del sent[:]
     result = run_both((calls(("send", {"to": "Ann"})), DONE), confirm=lambda call, function: answer)
