@@ -205,7 +205,10 @@ def test_a_prompt_that_is_too_long_has_openais_code(http):
         error = error_of(answer)
         assert (answer.status_code, error["type"], error["param"], error["code"]) == (
             400, "invalid_request_error", "messages", "context_length_exceeded")  # fmt: skip
-        assert re.search(r"maximum context length is 4,096 tokens .* has \d+,\d+; next: send fewer", error["message"])
+        assert re.search(
+            r"maximum context length is 4,096 tokens .* prompt is too long: .* have \d+,\d+; next: send",
+            error["message"],
+        )
 
 
 def test_addresses_that_are_not_there_name_those_that_are(http):

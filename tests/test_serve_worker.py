@@ -188,7 +188,7 @@ def test_prompts_and_replies_fit_the_context(folder, tmp_path, start):
     made = together(worker, [work(max_tokens=512)])[0]
     assert made.prompt_tokens + made.completion_tokens == 240
     assert made.finish == "length"
-    with pytest.raises(InputError, match=r"maximum context length is 240 tokens .* has \d+"):
+    with pytest.raises(InputError, match=r"maximum context length is 240 tokens .* have \d+"):
         together(worker, [work("word " * 100)])
 
 

@@ -90,9 +90,9 @@ class TooLong(InputError):
     """The prompt leaves no room for a reply in the model's context."""
 
     def __init__(self, prompt: int, context: int) -> None:
-        # The first words are OpenAI's, by which clients know this error (LiteLLM: ContextWindowExceededError).
-        super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the prompt "
-                         f"(messages and tools) has {prompt:,}",
+        # Clients know this error by words of it: LiteLLM by the first, LangChain by "prompt is too long".
+        super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the prompt is "
+                         f"too long: its messages and tools have {prompt:,}",
                          next_step="send fewer or shorter messages and tools")  # fmt: skip
 
 
