@@ -99,6 +99,20 @@ def test_plan_words_and_call(ask, more):
     assert end == "tool_calls"
 
 
+@pytest.mark.parametrize("more", [{"tools": OFFERED}, FREE, {}], ids=["bound", "free", "no tools"])
+def test_stop_texts_count_in_the_content_alone(ask, more):
+    text = (
+        f"<think>\nThe weather in Paris.\n</think>\nLet me look.\n{GOOD}" if more else "<think>\nParis\n</think>\nLet"
+    )
+    message, calls, end = ask(text, stop=["Paris", "\n"], **more)
+    assert "Paris" in message.reasoning_content
+    assert [json.loads(arguments) for _, arguments in calls] == [{"city": "Paris"}] * bool(more)
+    assert end == ("tool_calls" if more else "stop")
+    message, calls, end = ask(text.replace("Let", "It is Paris. Let"), stop=["Paris"], **more)
+    assert (message.content, calls, end) == ("It is", [], "stop")
+    assert ask(text.replace("Let", "It is Paris. Let"), "length", stop=["Paris"], **more)[2] == "stop"
+
+
 UNREADABLE = ['{"name": "get_weather", "arguments": {"city": }}', "{'name': 'get_time' 5}", "5", "[]",
               '{"arguments": {}}', '{"name": "get_weather"']  # fmt: skip
 

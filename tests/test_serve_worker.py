@@ -169,6 +169,15 @@ def test_stop_texts(caller, start):
     assert together(worker, [work(max_tokens=40, stop=(whole[-1] + "\x00",))])[0].text == whole
 
 
+def test_stop_texts_cut_no_call_and_no_plan(start):
+    """They stand in every call, and end the model's reply only where they stand in its content."""
+    worker = start()
+    bound = {"rules": Rules("required", parallel=False), "max_tokens": 200}
+    plain, stopped = together(worker, [work(**bound), work(**bound, stop=("city", "\n", "}", "<think>"))])
+    assert stopped.text == plain.text
+    assert [call.name for call in stopped.reply.calls] == [call.name for call in plain.reply.calls] != []
+
+
 def test_pieces_are_whole_characters(start):
     worker, heard = start(), Heard()
     worker.submit(work("Bonjour", max_tokens=200), heard)

@@ -31,14 +31,14 @@ def read_messages(values: Sequence[Any], problems: list[Wrong]) -> tuple[Message
             continue
         role = value.get("role")
         if not isinstance(role, str) or role not in ROLES:
-            found = f"not {said(role)}" if "role" in value else "and it is missing"
+            found = _not(value, "role")
             older = "; send the older role function as tool, with a tool_call_id" if role == "function" else ""
             problems.append(Wrong(f"{path}.role", f"it should be one of {', '.join(ROLES)}, {found}{older}"))
             continue
         content = _text(value.get("content"), f"{path}.content", problems)
         if content is None and role != "assistant":
-            found = "null" if "content" in value else "nothing"
-            problems.append(Wrong(f"{path}.content", f"it should be a text or a list of text parts, not {found}"))
+            words = f"it should be a text or a list of text parts, {_not(value, 'content')}"
+            problems.append(Wrong(f"{path}.content", words))
         messages.append(_message(ROLES[role], content or "", value, path, names, problems))
     return tuple(messages)
 
@@ -61,9 +61,8 @@ def _message(
         return Message(role, content)
     identity = value.get("tool_call_id")
     if not isinstance(identity, str) or identity not in names:
-        known = f"one of {', '.join(map(shorten, names))}" if names else "but no call was made before it"
-        found = said(identity) if "tool_call_id" in value else "nothing"
-        words = f"it should be the id of a call made before ({known}), not {found}"
+        known = f"one of {', '.join(map(shorten, names))}" if names else "there is none; send the message that calls"
+        words = f"it should be the id of a call made before, {_not(value, 'tool_call_id')} ({known})"
         problems.append(Wrong(f"{path}.tool_call_id", words))
         return Message(role, content)
     return Message(role, content, name=names[identity], call_id=identity)
@@ -107,16 +106,13 @@ def _calls(value: Any, path: str, problems: list[Wrong]) -> tuple[ToolCall, ...]
             continue
         identity, name = item.get("id"), function.get("name")
         if not isinstance(identity, str) or not identity:
-            found = said(identity) if "id" in item else "nothing"
-            problems.append(
-                Wrong(f"{place}.id", f"it should be a text that a result's tool_call_id names, not {found}")
-            )
+            words = f"it should be a text that a result's tool_call_id names, {_not(item, 'id')}"
+            problems.append(Wrong(f"{place}.id", words))
         elif identity in [call.id for call in calls]:
             words = f"{said(identity)} stands twice in this message; give each call its own"
             problems.append(Wrong(f"{place}.id", words))
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            found = said(name) if "name" in function else "nothing"
-            problems.append(Wrong(f"{place}.function.name", f"{NAME_WORDS}, not {found}"))
+            problems.append(Wrong(f"{place}.function.name", f"{NAME_WORDS}, {_not(function, 'name')}"))
             continue
         arguments = _arguments(function.get("arguments"), f"{place}.function.arguments", problems)
         calls.append(ToolCall(name, arguments, identity if isinstance(identity, str) else None))
@@ -134,3 +130,8 @@ def _arguments(value: Any, path: str, problems: list[Wrong]) -> Mapping[str, Any
     except (ValueError, InputError):
         return {UNREADABLE: value}
     return found if isinstance(found, dict) else {UNREADABLE: value}
+
+
+def _not(value: Mapping[str, Any], key: str) -> str:
+    """What was found in place of what it should be."""
+    return f"not {said(value[key])}" if key in value else "and it is missing"

@@ -91,8 +91,8 @@ class TooLong(InputError):
 
     def __init__(self, prompt: int, context: int) -> None:
         # Clients know this error by words of it: LiteLLM by the first, LangChain by "prompt is too long".
-        super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the prompt is "
-                         f"too long: its messages and tools have {prompt:,}",
+        super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the "
+                         f"prompt is too long: its messages and tools have {prompt:,}",
                          next_step="send fewer or shorter messages and tools")  # fmt: skip
 
 
