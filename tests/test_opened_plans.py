@@ -57,6 +57,7 @@ def test_replies_go_on_in_the_plan(caller, rules):
     )
     assert (text, made, opened) == (reply.raw, [reply], [True])
     assert caller.batch([(HELLO, TOOLS)] * 2, rules=rules, max_tokens=60) == [reply] * 2
+    assert caller.read_again((HELLO, TOOLS), reply.raw, reply.truncated) == reply  # answers kept of an evaluation
 
 
 def ask(client: Any, **more: Any) -> Any:
