@@ -3,7 +3,8 @@
 QWEN3: tools in the system turn, results as user turns that are joined, an empty line after a plan, plans of turns
 before the last question dropped, an empty plan in a last turn that has none (Qwen3).
 QWEN25: no plans at all (Qwen2.5). PLAIN: tools and calls are ignored (SmolLM2). GEMMA: no system role, the
-assistant is `model` (Gemma). WALKTHROUGH: the reference walk-through's own.
+assistant is `model` (Gemma). OPENS_PLAN: the prompt begins the plan (Qwen3's thinking models). WALKTHROUGH: the
+reference walk-through's own.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ QWEN3 = (
     + RESULTS
     + "{%- endif %}\n{%- endfor %}\n"
     + OPENING
+)
+OPENS_PLAN = (
+    QWEN3.replace("KEEP and (loop.last or plan)", "loop.last or plan")
+    .replace(" if KEEP else content", "")
+    .replace(OPENING, "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}\n")
 )
 QWEN3_KEEPS = QWEN3.replace("KEEP and (loop.last or plan)", "plan").replace(" if KEEP else content", "")
 QWEN3 = QWEN3.replace("KEEP", "loop.index0 > ns.last")

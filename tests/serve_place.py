@@ -22,6 +22,10 @@ def with_schema(schema: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", "parameters": schema}}
 
 
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 @tool(pure=True)
 def add(a: int, b: int) -> int:
     """Add two numbers."""

@@ -12,6 +12,7 @@ from tiny import tiny_model
 
 import calltune
 from calltune import Agent, tool
+from calltune.consent import NOT_ALLOWED
 from calltune.data.check import check_rows
 from calltune.data.sources import sources_of
 from calltune.errors import InputError
@@ -193,16 +194,20 @@ def test_pure_functions_run_and_others_ask():
     assert [call.arguments["to"] for call, _ in asked] == ["Ann", "Bob"]
     assert not asked[0][1].pure and asked[0][1].name == "send"
     assert sent == ["Ann"]
-    assert contents(result)[1:] == ["sent to Ann", {"error": "not run: the user did not allow this call"}]
+    assert contents(result)[1:] == ["sent to Ann", {"error": "the user refused this call; it was not done"}]
     assert [outcome.kind for _, outcome in result.calls] == ["ok", "ok", "refused"]
+    assert result.refused == [result.calls[2][0]]
 
 
-@pytest.mark.parametrize(("answer", "told"), [("Only on Mondays.", "Only on Mondays."), (None, "did not allow"),
-                                              (1, "did not allow"), (False, "did not allow")])  # fmt: skip
+@pytest.mark.parametrize(("answer", "told"), [("Only on Mondays.", "not done: Only on Mondays."),
+                                              (None, NOT_ALLOWED), (1, NOT_ALLOWED),
+                                              (False, NOT_ALLOWED)])  # fmt: skip
 def test_only_true_is_a_yes(answer, told):
     del sent[:]
     result = run_both((calls(("send", {"to": "Ann"})), DONE), confirm=lambda call, function: answer)
-    assert sent == [] and told in contents(result)[0]["error"]
+    assert sent == [] and told == contents(result)[0]["error"]
+    assert [dict(call.arguments) for call in result.refused] == [{"to": "Ann"}]
+    assert result.conversation.meta["agent"]["refused_calls"] == 1
 
 
 def test_without_a_hook_and_a_terminal_nothing_is_allowed(monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 
 from calltune.cli import bars as bars_module
 from calltune.cli.bars import Bars
-from calltune.cli.stream import Splitter
+from calltune.cli.stream import Screen
+from calltune.serve.stream import Deltas
 
 
 @pytest.fixture
@@ -83,16 +84,13 @@ def test_a_dumb_terminal_gets_lines(monkeypatch):
     assert not Bars().live
 
 
-def shown(*pieces: str) -> list[tuple[str, str]]:
-    splitter = Splitter()
-    parts = [part for piece in pieces for part in splitter.feed(piece)] + splitter.close()
-    joined: list[tuple[str, str]] = []
-    for part in parts:
-        if joined and joined[-1][0] == part.kind:
-            joined[-1] = (part.kind, joined[-1][1] + part.text)
-        else:
-            joined.append((part.kind, part.text))
-    return joined
+def shown(*pieces: str, format: str = "hermes", colour: bool = False) -> str:
+    deltas, screen = Deltas(format, bound=False, tell_unread=False), Screen(io.StringIO(), colour)
+    for piece in pieces:
+        screen.show(deltas.feed(piece))
+    screen.show(deltas.close())
+    screen.end()
+    return screen.out.getvalue()
 
 
 REPLY = '<think>\na plan\n</think>\n<tool_call>\n{"name": "f"}\n</tool_call>\nwords <b> & 1 < 2'
@@ -101,12 +99,15 @@ REPLY = '<think>\na plan\n</think>\n<tool_call>\n{"name": "f"}\n</tool_call>\nwo
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 100])
 def test_streamed_markup_is_left_out_however_it_is_cut(size):
     pieces = [REPLY[i : i + size] for i in range(0, len(REPLY), size)]
-    assert shown(*pieces) == [("plan", "a plan\n"), ("answer", "words <b> & 1 < 2")]
+    assert shown(*pieces) == "a plan\nwords <b> & 1 < 2\n"
+    assert shown(*pieces, colour=True).count("\x1b[2m") >= 1
 
 
 def test_what_looks_like_a_marker_at_the_end_is_shown():
-    assert shown("a <tool") == [("answer", "a <tool")]
-    assert shown("<think>open <") == [("plan", "open <")]
+    assert shown("a <tool") == "a <tool\n"
+    assert shown("<think>open <") == "open <\n"
+    assert shown("") == ""
+    assert shown("[THINK]A plan.[/THINK]words[TOOL_CALLS]f[ARGS]{}", format="mistral") == "A plan.\nwords\n"
 
 
 def test_what_was_done_before_does_not_count_as_speed(capsys, clock):

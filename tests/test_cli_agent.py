@@ -28,6 +28,7 @@ def get_time(city: str) -> str:
     return "12:00"
 '''
 TIME = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Oslo"}}\n</tool_call>'
+REFUSED = "the user refused this call; it was not done"
 MCP = f"{sys.executable} {Path(__file__).parent / 'mcp_server.py'}"
 
 
@@ -58,13 +59,24 @@ def test_json_is_one_document(place, tools, capsys, answers):  # noqa: F811
 
 
 def test_a_function_that_is_not_pure_asks(place, tools, capsys, answers, monkeypatch):  # noqa: F811
-    for typed, result in [("y\n", '"12:00"'), ("\n", "did not allow"), ("", "did not allow")]:
+    for typed, result in [("y\n", '"12:00"'), ("\n", REFUSED), ("", REFUSED)]:
         answers(TIME, "Done.")
         monkeypatch.setattr(sys, "stdin", Terminal(typed))
         assert main(["agent", place.run, "Time in Oslo?", "--tools", tools]) == 0
         out = capsys.readouterr()
         assert 'run get_time(city="Oslo")? [y/N]' in out.err
         assert result in out.out
+        beside = 'not done: refused by you: get_time(city="Oslo")\n'
+        assert (beside in out.err) == (result == REFUSED)
+
+
+def test_what_was_refused_stands_in_the_document(place, tools, capsys, answers, monkeypatch):  # noqa: F811
+    answers(TIME, "It is 12 o'clock.")
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    assert main(["agent", place.run, "Time in Oslo?", "--tools", tools, "--json"]) == 0
+    out = capsys.readouterr()
+    assert json.loads(out.out)["refused"] == [{"name": "get_time", "arguments": {"city": "Oslo"}}]
+    assert 'not done: refused by you: get_time(city="Oslo")' in out.err
 
 
 def test_without_a_terminal_it_is_refused_unless_yes(place, tools, capsys, answers, monkeypatch):  # noqa: F811
@@ -73,6 +85,7 @@ def test_without_a_terminal_it_is_refused_unless_yes(place, tools, capsys, answe
     assert main(["agent", place.run, "Time in Oslo?", "--tools", tools]) == 2
     out = capsys.readouterr()
     assert "nobody to ask" in out.out
+    assert "refused by you" not in out.err
     assert "note: not run, as there is no terminal to ask in: get_time (--yes" in out.err
     answers(TIME, "12 o'clock.")
     assert main(["agent", place.run, "Time in Oslo?", "--tools", tools, "--yes"]) == 0

@@ -46,7 +46,7 @@ def test_the_pages_curl_lines_run(address):
     said = [subprocess.run(["sh", "-c", f"{line.replace(SHOWN, address)} -s"], capture_output=True, text=True).stdout
             for line in lines]  # fmt: skip
     assert '"chat.completion"' in said[0] and '"run"' in said[1]
-    assert "messages[0].tool_call_id" in said[2] and "n: it is not supported" in said[2]
+    assert "messages[0].tool_call_id" in said[2] and "n: 2 is not supported" in said[2]
 
 
 def test_the_pages_commands_and_flags_exist():

@@ -91,7 +91,7 @@ def test_a_request_leaves_no_call_without_a_result(place):
     expect(on.button("Run get_weather")).to_have_count(1)
     roles = [message.role for message in on.worker.asked[1].messages]
     assert roles == ["user", "assistant", "tool", "user"]
-    assert "did not allow" in on.worker.asked[1].messages[2].content
+    assert "refused this call" in on.worker.asked[1].messages[2].content
 
 
 def test_the_grammar_can_be_switched_off(place):

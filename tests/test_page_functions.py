@@ -40,7 +40,7 @@ def test_a_function_that_changes_something_asks_first(place):
     on.ask("Book a table")
     expect(on.answer()).to_contain_text("may change something outside this page")
     on.button("Do not run book_table").click()
-    expect(on.answer()).to_contain_text('Told: {"error":"not run: the user did not allow this call"}')
+    expect(on.answer()).to_contain_text('Told: {"error":"the user refused this call; it was not done"}')
     assert page_place.booked == []
     on.ask("Book it, please")
     on.button("Run book_table").click()

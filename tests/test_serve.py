@@ -201,7 +201,7 @@ async def many_at_once(api: str) -> None:
         ({"temperature": 3}, openai.BadRequestError, "temperature"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "strin"}}}]},
          openai.BadRequestError, "tools[0].function.parameters.type"),
-        ({"messages": [{"role": "user", "content": "word " * 5000}]}, openai.BadRequestError, None),
+        ({"messages": [{"role": "user", "content": "word " * 5000}]}, openai.BadRequestError, "messages"),
         ({"tools": OFFERED, "response_format": {"type": "json_object"}}, openai.BadRequestError, None),
     ],
 )  # fmt: skip

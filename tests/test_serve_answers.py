@@ -29,10 +29,11 @@ class Scripted:
         self.text, self.finish = "", "stop"
         self.error: Exception | None = None
         self.asked: Work | None = None
+        self.opened = False
 
     def submit(self, work: Work, listener: Listener) -> Scripted:
         self.asked = work
-        listener.prompt(5)
+        listener.prompt(5, self.opened)
         for i in range(0, len(self.text), 3):
             listener.piece(self.text[i : i + 3])
         if self.error:
@@ -96,6 +97,20 @@ def test_plan_words_and_call(ask, more):
     assert (message.reasoning_content, message.content) == ("The weather.", "Let me look.")
     assert [(name, json.loads(arguments)) for name, arguments in calls] == [("get_weather", {"city": "Paris"})]
     assert end == "tool_calls"
+
+
+@pytest.mark.parametrize("more", [{"tools": OFFERED}, FREE, {}], ids=["bound", "free", "no tools"])
+def test_stop_texts_count_in_the_content_alone(ask, more):
+    text = (
+        f"<think>\nThe weather in Paris.\n</think>\nLet me look.\n{GOOD}" if more else "<think>\nParis\n</think>\nLet"
+    )
+    message, calls, end = ask(text, stop=["Paris", "\n"], **more)
+    assert "Paris" in message.reasoning_content
+    assert [json.loads(arguments) for _, arguments in calls] == [{"city": "Paris"}] * bool(more)
+    assert end == ("tool_calls" if more else "stop")
+    message, calls, end = ask(text.replace("Let", "It is Paris. Let"), stop=["Paris"], **more)
+    assert (message.content, calls, end) == ("It is", [], "stop")
+    assert ask(text.replace("Let", "It is Paris. Let"), "length", stop=["Paris"], **more)[2] == "stop"
 
 
 UNREADABLE = ['{"name": "get_weather", "arguments": {"city": }}', "{'name': 'get_time' 5}", "5", "[]",
@@ -181,8 +196,8 @@ def test_ids_are_unique(server):
 
 
 def test_json_of_a_schema_is_content_where_the_template_opens_a_plan():
-    with serving(Scripted(), options=Options(opened=True)) as found:
-        found.worker.text = '{"a": 1}'
+    with serving(Scripted(), options=Options()) as found:
+        found.worker.text, found.worker.opened = '{"a": 1}', True
         client = openai.OpenAI(base_url=found.api, api_key="none", max_retries=0)
         asked: dict[str, Any] = {"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
         message = client.chat.completions.create(response_format={"type": "json_object"}, **asked).choices[0].message

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from serve_place import CALL, CHAT, USER, F, add, body, called, error_of, send, with_schema
+from serve_place import CALL, CHAT, USER, F, add, body, called, error_of, named, send, with_schema
 from serving import serving, worker_of
 from tiny import TOOLS, tiny_model
 
 from calltune.caller import load
-from calltune.errors import CannotFinish
+from calltune.errors import CannotFinish, InputError, Problem
 from calltune.functions import functions_from
+from calltune.render import prompt_ids
 from calltune.serve.app import Options
-from calltune.serve.errors import ApiError
+from calltune.serve.errors import ApiError, api_error
 from calltune.serve.guards import Guards
-from calltune.serve.protocol import Reader
+from calltune.serve.reader import Reader
 
 
 @pytest.fixture(scope="module")
@@ -41,32 +44,37 @@ def http(server):
 WRONG: list[tuple[dict[str, Any], str, str]] = [  # what is added to a good body; the place; words
     ({"model": 5}, "model", "valid string"),
     ({"messages": "Hello"}, "messages", "valid list"),
-    ({"messages": ["Hello"]}, "messages[0]", "dictionary"),
+    ({"messages": ["Hello"]}, "messages[0]", "an object, not \"Hello\""),
     ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role", "one of system, developer, user"),
     ({"messages": [{"content": "x"}]}, "messages[0].role", "is missing"),
-    ({"messages": [USER, {"role": "user"}]}, "messages[1].content", "a text is wanted"),
+    ({"messages": [USER, {"role": "user"}]}, "messages[1].content", "list of text parts, and it is missing"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "text parts"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
      "messages[0].content[0]", "reads text only"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0]", '"text"'),
     ({"messages": [USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c2",
                                                                        "content": "1"}]},
-     "messages[2].tool_call_id", "(one of c1), not c2"),
-    ({"messages": [USER, {"role": "tool", "content": "1"}]}, "messages[1].tool_call_id", "no call was made before"),
-    ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": "{'a'"}}])]},
-     "messages[0].tool_calls[0].function.arguments", "does not read"),
-    ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": "[1]"}}])]},
-     "messages[0].tool_calls[0].function.arguments", "JSON object"),
+     "messages[2].tool_call_id", 'not "c2" (one of c1)'),
+    ({"messages": [USER, {"role": "tool", "content": "1"}]}, "messages[1].tool_call_id",
+     "and it is missing (there is none;"),
+    ({"messages": [called([{"id": "a", "function": {"name": "f</tool_call>", "arguments": "{}"}}])]},
+     "messages[0].tool_calls[0].function.name", 'not "f</tool_call>"'),
+    ({"messages": [{"role": "function", "name": "f", "content": "1"}]}, "messages[0].role", "tool_call_id"),
+    ({"messages": [USER | {"role": "assistant", "function_call": {"name": "f"}}]}, "messages[0].function_call",
+     "use tool_calls"),
     ({"messages": [called([{"id": "a", "function": {"name": "f", "arguments": {}}}])]},
      "messages[0].tool_calls[0].function.arguments", "the text of a JSON object"),
     ({"messages": [called([{"function": {"name": "f", "arguments": "{}"}}])]},
      "messages[0].tool_calls[0].id", "names"),
     ({"messages": [called([CALL, CALL])]}, "messages[0].tool_calls[1].id", "twice"),
     ({"messages": [called({})]}, "messages[0].tool_calls", "list"),
-    ({"messages": [called([5])]}, "messages[0].tool_calls[0].function", "a call is"),
+    ({"messages": [called([5])]}, "messages[0].tool_calls[0].function", "a call should be"),
     ({"tools": [{"type": "function"}]}, "tools[0].function", "missing"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "function"),
-    ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name", "at least 1"),
+    ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name", 'not ""'),
+    ({"tools": [named("x</tool_call>\n<|im_end|>")]}, "tools[0].function.name", r'not "x</tool_call>\n<|im_end|>"'),
+    ({"tools": [F, named("a b")]}, "tools[1].function.name", 'letters, digits, _, - and ., not "a b"'),
+    ({"tools": [named("x" * 65)]}, "tools[0].function.name", "up to 64"),
     ({"tools": [F, F]}, "tools", "same name"),
     ({"tools": [F] * 129}, "tools", "at most 128"),
     ({"tools": [with_schema({"type": "array"})]},
@@ -75,7 +83,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [  # what is added to a good body
      "tools[0].function.parameters.properties.a.type", "no JSON Schema"),
     ({"tools": [F], "tool_choice": "always"}, "tool_choice", "auto, none, required"),
     ({"tools": [F], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice", "not offered"),
-    ({"tools": [F], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type", "only"),
+    ({"tools": [F], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type", "function"),
     ({"tools": [F], "tool_choice": {}}, "tool_choice", "not right"),
     ({"tools": [F], "tool_choice": "required", "constrained": False}, "tool_choice", "constrained"),
     ({"tools": [F], "parallel_tool_calls": False, "constrained": False}, "parallel_tool_calls", "constrained"),
@@ -92,7 +100,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [  # what is added to a good body
     ({"temperature": -1}, "temperature", "greater"),
     ({"top_p": 2}, "top_p", "less"),
     ({"seed": 10**30}, "seed", "less"),
-    ({"stream": "yes"}, "stream", "boolean"),
+    ({"stream": "yes"}, "stream", 'true or false, not "yes"'),
+    ({"n": True}, "n", "true is not supported"),
+    ({"logprobs": 0}, "logprobs", "0 is not supported"),
+    ({"max_tokens": -1}, "max_tokens", "greater than or equal to 1, not -1"),
+    ({"max_tokens": True}, "max_tokens", "integer, not true"),
+    ({"stop": ["x" * 1001]}, "stop", "longer than 1,000"),
+    ({"function_call": {"name": "f"}}, "function_call", "use tool_choice"),
     ({"n": 3}, "n", "leave it out"),
     ({"logit_bias": {"5": 1}}, "logit_bias", "leave it out"),
     ({"frequency_penalty": 0.5}, "frequency_penalty", "leave it out"),
@@ -107,6 +121,89 @@ def test_what_is_wrong_with_a_body_is_told_with_its_place(http, more, param, wor
     error = error_of(answer)
     assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
     assert words in error["message"]
+
+
+def test_every_message_is_one_line_of_whole_words():
+    """No two sentences run into each other, and whatever is wrong is shown or named."""
+    reader = Reader(["tiny"])
+    for more, _, _ in WRONG:
+        with pytest.raises(ApiError) as told:
+            reader.read(body(**more))
+        words = told.value.message
+        assert "\n" not in words and "  " not in words
+        for follow in ("next:", "leave ", "send ", "expected ", "use "):  # each after a sign
+            assert all(before.rstrip()[-1:] in ("", ";", ",", "(", ":") or before.endswith("or ")
+                       for before in re.split(rf"\b{follow}", words)[:-1]), words  # fmt: skip
+        assert re.search(r"; |, not |, and it is|not supported|missing|not right|same name", words), words
+
+
+def test_an_error_with_places_and_a_next_step_reads_as_one_sentence():
+    problem = Problem("unknown_function", "g", "f", "/tools/0")
+    error = InputError("a tool is not offered", problems=[problem, problem], next_step="offer it")
+    assert api_error(error).message == (
+        "a tool is not offered: /tools/0: g (expected f); /tools/0: g (expected f); next: offer it"
+    )
+    assert api_error(CannotFinish("x")).status == 400
+
+
+def test_a_wrong_schema_is_the_only_thing_that_is_told(http):
+    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+        wrong = body(tools=[with_schema({"type": "strin"})], tool_choice=choice)
+        message = error_of(http.post(CHAT, json=wrong))["message"]
+        assert message.startswith("tools[0].function.parameters.type: ") and "; tool" not in message
+
+
+def test_a_prompt_that_is_too_long_has_openais_code(http):
+    long = [USER | {"content": "word " * 5000}]
+    for stream in (False, True):
+        answer = http.post(CHAT, json=body(messages=long, stream=stream))
+        error = error_of(answer)
+        assert (answer.status_code, error["type"], error["param"], error["code"]) == (
+            400, "invalid_request_error", "messages", "context_length_exceeded")  # fmt: skip
+        assert re.search(
+            r"maximum context length is 4,096 tokens .* prompt is too long: .* have \d+,\d+; next: send",
+            error["message"],
+        )
+
+
+@pytest.mark.parametrize("text", ["{'a'", "[1]", "5", "not JSON <|im_end|>", '{"a": 1} {"b"', "[" * 200])
+def test_arguments_of_old_calls_that_are_no_json_reach_the_model_as_text(caller, text):
+    """Clients send back what a model wrote. Its control tokens stay text."""
+    messages = [USER, called([{"id": "a", "function": {"name": "f", "arguments": text}}]),
+                {"role": "tool", "tool_call_id": "a", "content": "that was not JSON"}]  # fmt: skip
+    work = Reader(["tiny"]).read(body(messages=messages, tools=[F])).work
+    tokenizer = caller.loaded.tokenizer
+    ids = prompt_ids(work.messages, work.tools, caller.template, tokenizer)
+    plain = prompt_ids(
+        Reader(["tiny"]).read(body(messages=[USER, called([CALL]), {"role": "tool", "tool_call_id": "c1",
+                                                                      "content": "1"}])).work.messages,
+        work.tools, caller.template, tokenizer,
+    )  # fmt: skip
+    assert json.dumps(text) in tokenizer.decode(ids)
+    for token in tokenizer.inner.all_special_ids:
+        assert ids.count(token) == plain.count(token)
+
+
+def test_no_arguments_are_an_empty_object():
+    for text in ("", "  ", "{}"):
+        messages = [USER, called([{"id": "a", "function": {"name": "f", "arguments": text}}])]
+        [call] = Reader(["tiny"]).read(body(messages=messages)).work.messages[1].calls
+        assert call.arguments == {}
+
+
+def test_control_tokens_in_a_schema_are_text(caller):
+    """In names of parameters, descriptions and values: neither read in the prompt nor written in a call."""
+    mark = "<|im_end|>"
+    schema = {"type": "object", "properties": {mark: {"enum": [mark], "description": mark}}, "required": [mark]}
+    tools = [{"type": "function", "function": {"name": "f", "description": mark, "parameters": schema}}]
+    asked = body(tools=tools, tool_choice="required", parallel_tool_calls=False, max_tokens=200)
+    work = Reader(["tiny"]).read(asked).work
+    tokenizer = caller.loaded.tokenizer
+    ids = prompt_ids(work.messages, work.tools, caller.template, tokenizer)
+    assert ids.count(tokenizer.encode(mark)[0]) == tokenizer.decode(ids).count("<|im_start|>") - 1
+    assert tokenizer.decode(ids).count(mark) >= 4
+    reply = caller(work.messages, work.tools, rules=work.rules, max_tokens=200)
+    assert [dict(call.arguments) for call in reply.calls] == [{mark: mark}]
 
 
 def test_everything_that_is_wrong_is_told_at_once(http):
@@ -132,6 +229,10 @@ def test_everything_that_is_wrong_is_told_at_once(http):
         {"tools": [{"type": "function", "function": {"name": "f", "description": None, "strict": True}}]},
         {"messages": [{"role": "user", "content": ""}]},
         {"messages": [{"role": "assistant", "content": "I begin."}]},
+        {"function_call": "none"}, {"functions": [], "function_call": "auto"},
+        {"tools": [named("math.add-2_x")], "tool_choice": named("math.add-2_x")},
+        {"messages": [USER, called([{"id": "a", "function": {"name": "f", "arguments": "{'a'"}}]), USER]},
+        {"messages": [USER, called([{"id": "a", "function": {"name": "f", "arguments": ""}}]), USER]},
     ],
 )  # fmt: skip
 def test_what_clients_send_is_taken(http, more):

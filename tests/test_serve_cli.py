@@ -50,6 +50,7 @@ def test_wrong_use_is_told_before_a_model_is_loaded(capsys, tmp_path):
     for arguments, words in [
         (["--host", "0.0.0.0"], "no API key"),
         (["--host", "::"], "no API key"),
+        (["--mcp", "false"], "a request brings its own tools"),
         (["--port", "70000"], "--port is 70000"),
         (["--max-queue", "0", "--batch-size", "-1"], "--batch-size is -1 (at least 1)"),
         (["--allow-origin", "https://a.example/x"], "--allow-origin"),

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
-from serve_place import CHAT, USER, add, body, error_of, send
+from serve_place import CHAT, USER, F, add, body, error_of, send
 from serving import serving, worker_of
 from tiny import tiny_model
 
 from calltune.caller import load
 from calltune.functions import functions_from
+from calltune.serve import reader as reader_module
 from calltune.serve.app import Options
 from calltune.serve.guards import Guards
 from calltune.serve.running import open_port
@@ -37,11 +41,47 @@ def http(server):
         yield client
 
 
+def test_addresses_that_are_not_there_name_those_that_are(http):
+    for method, path, words in [
+        ("POST", "/v1/responses", "nothing at /v1/responses; this server has POST /v1/chat/completions"),
+        ("POST", "/v1/embeddings", "POST /v1/chat/completions and GET /v1/models"),
+        ("GET", "/v1/models/other", "there is no model other; there are: tiny"),
+        ("GET", "/v1/models/", "wants a name; there are: tiny"),
+        ("GET", CHAT, f"{CHAT} is asked with POST, not with GET"),
+    ]:
+        assert words in error_of(http.request(method, path))["message"]
+    for path in ("/health", "/v1/models", "/v1/models/tiny"):
+        answer = http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_the_server_answers_while_a_schema_is_checked(caller, monkeypatch):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(schema: Any, path: str) -> None:
+        reached.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(reader_module, "schema_problem", slow)
+    with serving(worker_of(caller)) as found, ThreadPoolExecutor() as pool:
+        asked = pool.submit(httpx.post, found.address + CHAT, json=body(tools=[F]), timeout=60)
+        try:
+            assert reached.wait(60)
+            assert httpx.get(found.address + "/health").status_code == 200
+            assert httpx.post(found.address + CHAT, json=body(), timeout=60).status_code == 200
+            assert not asked.done()
+        finally:
+            go_on.set()
+        assert asked.result().status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [
         ("GET", "/nothing", {}, 404),
         ("GET", "/v1/models/other", {}, 404),
+        ("GET", "/v1/models/", {}, 404),
+        ("POST", "/v1/responses", {}, 404),
         ("GET", "/../../etc/passwd", {}, 404),
         ("GET", CHAT, {}, 405),
         ("DELETE", "/v1/models", {}, 405),

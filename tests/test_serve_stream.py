@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from test_formats_table import NAMES, REPLIES, WRITTEN, said, tools_for
 
 from calltune.formats import FORMATS, get_format, join
+from calltune.formats.marks import CALLS, HEADS, begins_plan
 from calltune.schema import Reply, Tool
-from calltune.serve.stream import CALLS, HEADS, Deltas, begins_plan, message_of
+from calltune.serve.stream import Deltas, message_of
 
 CUTS = st.lists(st.integers(0, 400), max_size=30)
 WEATHER = Tool(
@@ -185,3 +186,66 @@ def test_a_long_text_of_brackets_takes_no_time():
 def test_300_replies_and_texts(name, bound, reply, text, cuts, opened):
     test_the_deltas_of_a_reply_make_it.hypothesis.inner_test(name, bound, reply, cuts)
     test_any_text_gives_one_message_whatever_the_cuts.hypothesis.inner_test(name, bound, text, cuts, opened)
+
+
+# ---- stop texts -------------------------------------------------------------------------------------------------
+
+
+def stopped(text: str, *stops: str, name: str = "hermes", **more: bool) -> dict:
+    """The message, the same however the text is cut."""
+    made = message(text, [], name, [F, WEATHER], stops=stops, **more)
+    for step in (1, 2, 3, 7):
+        assert made == message(text, list(range(0, len(text), step)), name, [F, WEATHER], stops=stops, **more)
+    return made
+
+
+CALLED = (
+    '<think>\nSTOP is no end.\n</think>\nLook.\n<tool_call>\n{"name": "f", "arguments": {"a": "STOP"}}\n</tool_call>'
+)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_stop_texts_cut_neither_plans_nor_calls(bound):
+    made = stopped(CALLED, "STOP", "</think>", "\n", '"arguments"', bound=bound)
+    assert made == message(CALLED, [], "hermes", [F, WEATHER], bound=bound)
+    assert json.loads(made["tool_calls"][0]["function"]["arguments"]) == {"a": "STOP"}
+    assert made["content"] == "Look." and "STOP" in made["reasoning_content"]
+
+
+def test_a_stop_text_ends_the_content_and_all_that_follows():
+    made = stopped(CALLED.replace("Look.", "Look STOP here."), "STOP")
+    assert made == {"role": "assistant", "content": "Look", "reasoning_content": "STOP is no end."}
+    assert stopped("abcdef", "cde", "d")["content"] == "abc"  # the one that is whole first
+    assert stopped("abcd", "bcx", "d")["content"] == "abc"
+    assert stopped("STOP it", "STOP")["content"] == ""
+    assert stopped("One\nTwo\n\nThree", "\n\n")["content"] == "One\nTwo"
+    assert stopped("\n\nOne", "\n\n")["content"] == "One"  # what is before the content is none of it
+    assert stopped('{"a": "b"}', '"b', json=True)["content"] == '{"a":'
+
+
+def test_a_stop_text_after_a_call_cuts_what_follows_it():
+    made = stopped(WRITTEN["hermes"] + "\nSo STOP now", "STOP", bound=False)
+    assert made["content"] == "So" and len(made["tool_calls"]) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60, deadline=None)
+@given(text=SOUPS, cuts=CUTS, stop=st.sampled_from(["Hello", "x", "\n", "o.", " ", "x\n", "]"]), bound=st.booleans())
+def test_any_text_stops_at_the_same_place_whatever_the_cuts(name, text, cuts, stop, bound):
+    made = message(text, [], name, [F, WEATHER], stops=(stop,), bound=bound)
+    assert made == message(text, cuts, name, [F, WEATHER], stops=(stop,), bound=bound)
+    assert made == message(text, list(range(len(text))), name, [F, WEATHER], stops=(stop,), bound=bound)
+    assert stop not in (made["content"] or "")
+    plain = message(text, [], name, [F, WEATHER], bound=bound)
+    assert (plain["content"] or "").startswith(made["content"] or "")
+
+
+def test_no_text_is_held_longer_than_it_may_begin_a_stop_text():
+    deltas = Deltas("hermes", [F], stops=("Hello!",))
+    assert [deltas.feed(piece) for piece in ("So He", "llo", " you")] == [
+        [{"content": "So"}], [], [{"content": " Hello you"}]]  # fmt: skip
+    deltas = Deltas("hermes", [F], stops=("\nUser",))
+    assert deltas.feed("Yes.\n") == [{"content": "Yes."}] and not deltas.stopped
+    assert deltas.feed("User: and") == [] and deltas.stopped
+    without_tools = Deltas("hermes", calls=False, stops=("\n",))
+    assert without_tools.feed("Yes.\n") == [{"content": "Yes."}] and without_tools.stopped

@@ -80,21 +80,29 @@ def test_a_seed_gives_the_same_beside_others(start):
 
 
 def test_stop_texts(caller, start):
-    """Split over tokens, left out of the reply, and never told in part."""
+    """Split over tokens. The raw text ends with the token that ends the stop text."""
     whole = alone(caller, work(max_tokens=40))
     worker = start()
     for begin, length in ((3, 5), (11, 2), (17, 9)):
         stop = whole[begin : begin + length]
         heard = Heard()
-        worker.submit(work(max_tokens=40, stop=("\x00never", stop)), heard)
+        worker.submit(work(max_tokens=40, stop=("\x00never", stop), calls=False), heard)
         made = heard.wait()
-        assert made.text == whole[: whole.index(stop)]
+        assert made.text == whole[: len(made.text)]
+        assert whole.index(stop) + len(stop) <= len(made.text) < whole.index(stop) + len(stop) + 16
         assert made.finish == "stop"
         assert not made.reply.truncated
         assert made.completion_tokens < 40
-    assert (
-        together(worker, [work(max_tokens=40, stop=(whole[-1] + "\x00",))])[0].text == whole
-    )  # held back, then told
+    assert together(worker, [work(max_tokens=40, stop=(whole[-1] + "\x00",))])[0].text == whole
+
+
+def test_stop_texts_cut_no_call_and_no_plan(start):
+    """They stand in every call, and end the model's reply only where they stand in its content."""
+    worker = start()
+    bound = {"rules": Rules("required", parallel=False), "max_tokens": 200}
+    plain, stopped = together(worker, [work(**bound), work(**bound, stop=("city", "\n", "}", "<think>"))])
+    assert stopped.text == plain.text
+    assert [call.name for call in stopped.reply.calls] == [call.name for call in plain.reply.calls] != []
 
 
 def test_pieces_are_whole_characters(start):
@@ -116,7 +124,7 @@ def test_prompts_and_replies_fit_the_context(folder, tmp_path, start):
     made = together(worker, [work(max_tokens=512)])[0]
     assert made.prompt_tokens + made.completion_tokens == 240
     assert made.finish == "length"
-    with pytest.raises(InputError, match=r"the prompt has \d+ tokens, and the model takes 240"):
+    with pytest.raises(InputError, match=r"maximum context length is 240 tokens .* have \d+"):
         together(worker, [work("word " * 100)])
 
 

@@ -118,13 +118,9 @@ class AnswerFile:
         atomic_write(self.part, "".join(map(_line, rows.values())))
         atomic_write(self.state, json.dumps(state, indent=1) + "\n")
         self.file = self.part.open("a", encoding="utf-8")
-        tools = {q.id: q.tools for q in questions}
-        return {
-            id: replace(
-                caller.parse_text(row["raw"], row["truncated"], tools=tools[id]), notes=tuple(row.get("notes", ()))
-            )
-            for id, row in rows.items()
-        }
+        left = {q.id: (q.messages, q.tools) for q in questions if q.id in rows}
+        return {id: replace(caller.read_again(left[id], row["raw"], row["truncated"]),
+                            notes=tuple(row.get("notes", ()))) for id, row in rows.items()}  # fmt: skip
 
     def _left(self, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """The rows of the questions that are asked again in the same way."""

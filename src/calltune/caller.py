@@ -17,6 +17,7 @@ from calltune.engine.load import Dtype, LoadedModel
 from calltune.engine.load import load as load_model
 from calltune.errors import InputError
 from calltune.formats import get_format
+from calltune.formats.marks import begins_plan
 from calltune.functions import tools_from
 from calltune.grammar import Grammar, Rules, check_loose, grammar_of
 from calltune.guide import Guide
@@ -26,6 +27,7 @@ from calltune.runs import Run, is_run, read_run
 from calltune.schema import Message, Reply, Tool
 from calltune.template import Template, choose_template
 
+PLAN_TOKENS = 32  # at a prompt's end, where the mark of a plan may stand
 BATCH_TOKENS = 32_768  # of prompts side by side: 32 of a thousand tokens
 REMEMBERED = 64  # sets of tools of which the grammar and the prompt's beginning are kept
 OTHER = "\u2042"  # a request that no other begins like
@@ -40,6 +42,7 @@ class Caller:
     template: Template
     decoder: Decoder
     run: Run | None = None
+    trained: bool = False  # on this template: it writes the mark of a plan also where the template wrote it
     kept: dict[Any, tuple[Grammar, tuple[Tool, ...]]] = field(default_factory=dict)  # grammars of the last tools
     beginnings: dict[Any, tuple[tuple[int, ...], tuple[Tool, ...]]] = field(default_factory=dict)  # of their prompts
 
@@ -59,6 +62,7 @@ class Caller:
         messages = (Message("user", request),) if isinstance(request, str) else tuple(request)
         offered = self.tools if tools is None else as_tools(tools)
         ids = prompt_ids(messages, offered, self.template, self.loaded.tokenizer, open_thinking=open_thinking)
+        open_thinking = open_thinking or self.opened(ids)
         grammar = self.grammar(offered, rules, open_thinking)
         self._share(messages, offered, ids)
         made: list[Generated] = []
@@ -85,13 +89,14 @@ class Caller:
         """Replies to many requests, in their order; prompts that start alike share that work. Long prompts run in
         smaller batches than `batch_size`, as memory grows with a batch's tokens."""
         prompts = self._prompts(requests)
-        grammars = self._grammars(requests, rules)
+        opened = [self.opened(ids) for ids in prompts]
+        grammars = [self.grammar(t, rules, o) for (_, t), o in zip(requests, opened, strict=True)]
         replies: dict[int, Reply] = {}
         for group, size in groups_of(prompts, batch_size):
 
             def done(index: int, generated: Generated, group: Sequence[int] = group) -> None:
                 i = group[index]
-                replies[i] = self.parse(generated, False, requests[i][1], grammars[i])
+                replies[i] = self.parse(generated, opened[i], requests[i][1], grammars[i])
                 if on_reply:
                     on_reply(group[index], replies[group[index]])
 
@@ -110,16 +115,26 @@ class Caller:
     def stream(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, max_tokens: int = 512,
         sampling: Sampling | None = None, rules: Rules | None = None,
-        on_done: Callable[[Generated], None] | None = None,
+        on_done: Callable[[Reply], None] | None = None, on_prompt: Callable[[bool], None] | None = None,
     ) -> Iterator[str]:  # fmt: skip
-        """The raw text of a reply, piece by piece; `on_done` is told the whole, for `parse`."""
+        """The raw text of a reply, piece by piece. `on_prompt` is told before whether the prompt begins the plan,
+        `on_done` the whole reply."""
         ids = prompt_ids(messages, tools, self.template, self.loaded.tokenizer)
-        guide = self.guide(self.grammar(tools, rules))
+        opened = self.opened(ids)
+        if on_prompt:
+            on_prompt(opened)
+        grammar = self.grammar(tools, rules, opened)
+        guide = self.guide(grammar)
         self._share(messages, tools, ids)
+
+        def done(generated: Generated) -> None:
+            if on_done:
+                on_done(self.parse(generated, opened, tools, grammar))
+
         made: list[int] = []
         shown = text = ""
         for token in generate_stream(
-            self.decoder, ids, max_tokens=max_tokens, sampling=sampling, guide=guide, on_done=on_done
+            self.decoder, ids, max_tokens=max_tokens, sampling=sampling, guide=guide, on_done=done
         ):
             made.append(token)
             text = self.loaded.tokenizer.decode(made)
@@ -140,8 +155,11 @@ class Caller:
             found = remember(self.kept, key, (made, tuple(tools)))
         return found[0]
 
-    def _grammars(self, requests: Sequence[Request], rules: Rules | None) -> list[Grammar | None]:
-        return [self.grammar(tools, rules) for _, tools in requests]
+    def opened(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt ends with the mark that begins a plan, so that the reply goes on in it. A model that was
+        trained here writes that mark in any case: so its examples are rendered."""
+        end = self.loaded.tokenizer.decode(ids[-PLAN_TOKENS:])
+        return not self.trained and begins_plan(self.template.format, end)
 
     def guide(self, grammar: Grammar | None) -> Guide | None:
         return Guide(grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
@@ -183,6 +201,11 @@ class Caller:
         """A reply's text, as `stream` gives it, as a reply."""
         reply = get_format(self.template.format).parse(text, thinking_open=open_thinking, tools=tools)
         return replace(reply, truncated=truncated)
+
+    def read_again(self, request: Request, text: str, truncated: bool) -> Reply:
+        """The text of a reply to a request, kept from before, as a reply."""
+        opened = not self.trained and self.opened(self._prompts([request])[0])
+        return self.parse_text(text, truncated, opened, request[1])
 
 
 def remember(kept: dict[Any, Any], key: Any, value: Any) -> Any:
@@ -260,7 +283,7 @@ def make_caller(loaded: LoadedModel, template: Template, run: Run | None = None)
     """A caller from a model in memory. Replies end at the template's stop token as well as the model's own."""
     stop = loaded.tokenizer.encode(template.stop) if template.stop else []
     ids = loaded.tokenizer.stop_ids | (set(stop) if len(stop) == 1 else set())
-    return Caller(loaded, template, Decoder(loaded.model, frozenset(ids)), run)
+    return Caller(loaded, template, Decoder(loaded.model, frozenset(ids)), run, run is not None)
 
 
 def as_tools(value: Any) -> tuple[Tool, ...]:

@@ -12,8 +12,8 @@ from calltune.schema import ToolCall
 Answer = bool | str  # True: run it; False: no; a text: no, and why, in words for the model
 Confirm = Callable[[ToolCall, Function], Answer | Awaitable[Answer]]
 
-NOT_ALLOWED = "not run: the user did not allow this call"
-NO_TERMINAL = "not run: this function needs the user's consent, and there is nobody to ask"
+NOT_ALLOWED = "the user refused this call; it was not done"
+NO_TERMINAL = "not done: this function needs the user's consent, and there is nobody to ask"
 
 
 def confirm_of(given: Confirm | bool | None) -> Confirm:
@@ -32,7 +32,9 @@ def reason_of(answer: Answer) -> str | None:
     """Why a call may not run, in words for the model; None where it may. Only True itself is a yes."""
     if answer is True:
         return None
-    return answer if isinstance(answer, str) and answer.strip() else NOT_ALLOWED
+    if not isinstance(answer, str) or not answer.strip():
+        return NOT_ALLOWED
+    return answer if answer.startswith("not done") else f"not done: {answer.strip()}"
 
 
 def ask(call: ToolCall, *, default: bool = True) -> bool:

@@ -32,29 +32,29 @@ def guarded(
 def _message(message: Message, marks: re.Pattern[str] | None) -> Message:
     if marks is None:
         return message
-    thinking = None if message.thinking is None else _value(message.thinking, marks)
+    thinking = None if message.thinking is None else guard(message.thinking, marks)
     calls = tuple(_call(call, marks) for call in message.calls)
-    return replace(message, content=_value(message.content, marks), thinking=thinking, calls=calls)
+    return replace(message, content=guard(message.content, marks), thinking=thinking, calls=calls)
 
 
 def _call(call: ToolCall, marks: re.Pattern[str]) -> ToolCall:
-    return replace(call, name=_value(call.name, marks), arguments=_value(call.arguments, marks))
+    return replace(call, name=guard(call.name, marks), arguments=guard(call.arguments, marks))
 
 
 def _tool(tool: Tool, marks: re.Pattern[str] | None) -> Tool:
     if marks is None:
         return tool
     parts = (tool.name, tool.description, tool.parameters)
-    changed = tuple(_value(part, marks) for part in parts)
+    changed = tuple(guard(part, marks) for part in parts)
     return tool if changed == parts else Tool(*changed)
 
 
-def _value(value: Any, marks: re.Pattern[str]) -> Any:
+def guard(value: Any, marks: re.Pattern[str]) -> Any:
     """JSON's values with GUARD behind the first character of each marker in their texts and keys."""
     if isinstance(value, str):
         return marks.sub(lambda found: found[0][0] + GUARD + found[0][1:], value) if marks.search(value) else value
     if isinstance(value, Mapping):
-        return {_value(key, marks): _value(inner, marks) for key, inner in value.items()}
+        return {guard(key, marks): guard(inner, marks) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_value(inner, marks) for inner in value]
+        return [guard(inner, marks) for inner in value]
     return value

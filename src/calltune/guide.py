@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from calltune.errors import CannotFinish, InputError
 from calltune.formats.literals import MAX_DEPTH
 from calltune.grammar import Grammar
+from calltune.guarding import guard
 from calltune.tokenizer import Tokenizer
 
 # A string, a bracket, a comma, a number with an exponent or of many digits.
@@ -64,6 +65,11 @@ class Guide:
     def forced(self) -> list[int]:
         """The tokens that must come next, which it goes on with; none where there is a choice."""
         tokens: list[int] = list(self.matcher.compute_ff_tokens())
+        marks = self.tokenizer.marker_texts
+        if marks and tokens and self.matcher.validate_tokens(tokens) < len(tokens):
+            # a schema's text looks like a control token, and was taken for it: it stays text
+            text = self.matcher.compute_ff_bytes().decode("utf-8", "ignore")
+            tokens = self.tokenizer.encode(guard(text, marks))
         self.matcher.consume_tokens(tokens)
         self.ids += tokens
         return tokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calltune.caller import Caller, make_caller
@@ -71,7 +71,7 @@ def make_selector(
     chosen = tuple(questions[len(questions) * k // count] for k in range(count))
     longest = max((span_tokens(example) for example in examples), default=0)
     loaded.model.eval()  # what is probed there must not drop out anything
-    return Selector(make_caller(loaded, template), chosen, min(int(longest * ROOM) + 8, MOST))
+    return Selector(replace(make_caller(loaded, template), trained=True), chosen, min(int(longest * ROOM) + 8, MOST))
 
 
 def span_tokens(example: Example) -> int:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from calltune.errors import InputError
 from calltune.functions import Outcome
@@ -45,6 +45,11 @@ class Result:
         return [pair for s in self.steps if s.outcomes for pair in zip(s.reply.calls, s.outcomes, strict=True)]
 
     @property
+    def refused(self) -> list[ToolCall]:
+        """The calls that somebody did not let run, whatever the answer says of them."""
+        return [call for call, outcome in self.calls if outcome.kind == "refused"]
+
+    @property
     def messages(self) -> tuple[Message, ...]:
         return self.conversation.messages
 
@@ -69,6 +74,14 @@ def result_of(
     answer = messages[-1].content.strip() if ended in ("answer", "cut") else ""
     failed = sum(outcome.error for step in steps for outcome in step.outcomes)
     unread = sum(not step.outcomes for step in steps) - (ended in ("answer", "cut", "empty"))
-    about = {"ended": ended, "replies": len(steps), "failed_calls": failed, "unreadable_replies": unread}
+    refused = sum(outcome.kind == "refused" for step in steps for outcome in step.outcomes)
+    about: dict[str, Any] = {
+        "ended": ended,
+        "replies": len(steps),
+        "failed_calls": failed,
+        "unreadable_replies": unread,
+    }
+    if refused:  # an answer after it may claim that the call was done
+        about["refused_calls"] = refused
     conversation = Conversation(tuple(messages), tuple(tools), meta={"agent": about})
     return Result(answer, ended, reason, conversation, tuple(steps))

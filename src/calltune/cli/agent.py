@@ -23,7 +23,7 @@ from calltune.consent import NO_TERMINAL, Answer, in_terminal
 from calltune.errors import InputError
 from calltune.functions import MAX_OUTPUT, TIMEOUT, Function, Outcome
 from calltune.offered import check_executable, offered
-from calltune.report_text import printable
+from calltune.report_text import call_text, printable
 from calltune.schema import Message, Reply, Tool, ToolCall
 from calltune.trace import MAX_STEPS, Result
 
@@ -184,6 +184,9 @@ class Session:
                   file=self.stdout, flush=True)  # fmt: skip
         if result.reason:
             print(f"no answer: {printable(result.reason)}", file=sys.stderr)
+        if result.refused and not self.unasked:
+            calls = ", ".join(printable(call_text(call)) for call in result.refused)
+            print(f"not done: refused by you: {calls}", file=sys.stderr)
         if self.unasked:
             names = ", ".join(dict.fromkeys(self.unasked))
             print(f"note: not run, as there is no terminal to ask in: {names} (--yes runs them without asking)",
@@ -210,4 +213,5 @@ class Session:
 
 def _document(result: Result) -> dict[str, Any]:
     messages = [message.to_openai() for message in result.messages]
-    return {"answer": result.answer, "ended": result.ended, "reason": result.reason, "messages": messages}
+    return {"answer": result.answer, "ended": result.ended, "reason": result.reason,
+            "refused": [call.to_dict() for call in result.refused], "messages": messages}  # fmt: skip

@@ -46,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
     add("model", metavar="RUN", help="a run's folder, or a model")
     add("--tools", action="append", default=[], metavar="F",
         help="functions for the page: a Python file or OpenAI tools JSON (default: the run's own)")  # fmt: skip
+    add("--mcp", action="append", help=argparse.SUPPRESS)  # refused with words
     add("--host", default="127.0.0.1", metavar="H", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=int, default=8080, metavar="N", help="port (default: 8080; 0: any free one)")
     add(
@@ -90,7 +91,7 @@ def _serve(args: argparse.Namespace, caller: Caller, functions: list[Function], 
     log_to_stderr()
     name = args.name or Path(args.model).resolve().name
     worker = ModelWorker(caller, name, limits=Limits(args.max_queue, args.batch_size))
-    options = Options(guards, caller.template.format, _opened(caller), args.max_tokens, args.free, not args.yes)
+    options = Options(guards, caller.template.format, args.max_tokens, args.free, not args.yes)
     server = Server(make_app(worker, functions, options), worker, _say)
     host, number = port.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -109,16 +110,11 @@ def _greeting(address: str, models: tuple[str, ...], key: bool) -> str:
     return f"page:   {address}/\nAPI:    {address}/v1\nmodels: {', '.join(models)}\ntry:    {curl}\nCtrl-C ends it"
 
 
-def _opened(caller: Caller) -> bool:
-    """Whether the template begins the plan by itself."""
-    from calltune.schema import Message
-    from calltune.serve.stream import begins_plan
-
-    return begins_plan(caller.template.format, caller.template.text([Message("user", "Hello")], prompt=True))
-
-
 def _check(args: argparse.Namespace) -> None:
     """Raises InputError with every flag that is out of range."""
+    if args.mcp:
+        raise InputError("`calltune serve` runs no tools of an MCP server (--mcp): a request brings its own tools",
+                         next_step='`calltune agent RUN --mcp "COMMAND"`, or --tools FILE for the page')  # fmt: skip
     wrong = [f"--{name} is {value} (at least {least})" for name, value, least in (
         ("max-queue", args.max_queue, 1), ("batch-size", args.batch_size, 1), ("max-tokens", args.max_tokens, 1),
     ) if value < least]  # fmt: skip

@@ -18,8 +18,9 @@ from starlette.responses import JSONResponse, Response
 from calltune.errors import CalltuneError
 from calltune.serve.errors import api_error
 from calltune.serve.metrics import Metrics
-from calltune.serve.protocol import Asked
-from calltune.serve.stream import Delta, Deltas, message_of
+from calltune.serve.parts import Delta
+from calltune.serve.reader import Asked
+from calltune.serve.stream import Deltas, deltas_of, message_of
 from calltune.serve.waiting import Event, Gone, Prompt, events
 from calltune.serve.work import Made, QueueFull, Stopped, Worker
 
@@ -52,7 +53,8 @@ class Exchange:
         return self.feed(made.text[self.deltas.fed :]) + self.deltas.close()
 
     def finish(self, made: Made) -> str:
-        return "tool_calls" if made.finish == "stop" and self.deltas.called else made.finish
+        finish = "stop" if self.deltas.stopped else made.finish
+        return "tool_calls" if finish == "stop" and self.deltas.called else finish
 
     def completion(self, made: Made, message: dict[str, Any]) -> dict[str, Any]:
         choice = {
@@ -87,26 +89,23 @@ def usage_of(made: Made) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Answering:
-    """Answers over one worker. `opened`: prompts end with the mark that begins a plan."""
+    """Answers over one worker, whose replies are written in `format`."""
 
     worker: Worker
     metrics: Metrics
     format: str
-    opened: bool = False
     patience: float = 10.0  # seconds
 
     async def answer(self, asked: Asked, receive: Any) -> Response:
         """Raises what ends a request before its answer begins."""
         work = asked.work
-        bound = work.rules is not None
-        bare = work.schema is not None  # then nothing but JSON comes, also after a mark that begins a plan
-        deltas = Deltas(self.format, work.tools, asked.calls, bound, self.opened and not bare, bare)
-        exchange = Exchange(asked, deltas, self.metrics)
+        exchange = Exchange(asked, deltas_of(work, self.format, False), self.metrics)
         coming = events(self.worker, work, receive, self.patience)
         streams = False
         try:
             first = await anext(coming)
             while isinstance(first, Prompt):  # a failure before the first text still has a status of its own
+                exchange.deltas = deltas_of(work, self.format, first.opened)
                 first = await anext(coming)
             if isinstance(first, Exception):
                 raise first

@@ -9,19 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from calltune._version import __version__
 from calltune.functions import Function
+from calltune.schema import shorten
 from calltune.serve.answers import Answering
 from calltune.serve.errors import ApiError, api_error, of_status
 from calltune.serve.guards import Guards, json_body
 from calltune.serve.metrics import Metrics
 from calltune.serve.openapi import describe
 from calltune.serve.page_files import HEADERS, page_files
-from calltune.serve.protocol import Reader
+from calltune.serve.reader import Reader
 from calltune.serve.tools_api import listed, run_call
 from calltune.serve.work import Worker
 
@@ -30,12 +32,11 @@ log = logging.getLogger("calltune.serve")
 
 @dataclass(frozen=True)
 class Options:
-    """What `calltune serve` was told, and what the model's template says: the wire `format` of replies, and whether
-    prompts end with the mark that begins a plan (`opened`). `ask`: functions that are not pure need `confirmed`."""
+    """What `calltune serve` was told, and the wire `format` of the model's replies. `ask`: functions that are not
+    pure need `confirmed`."""
 
     guards: Guards = field(default_factory=Guards)
     format: str = "hermes"
-    opened: bool = False
     max_tokens: int = 512
     free: bool = False
     ask: bool = True
@@ -48,13 +49,14 @@ def make_app(worker: Worker, functions: Sequence[Function] = (), options: Option
     metrics = Metrics(worker)
     app = FastAPI(title="calltune", version=__version__, docs_url=None, redoc_url=None)
     reader = Reader(worker.models, options.max_tokens, options.free)
-    answering = Answering(worker, metrics, options.format, options.opened, options.patience)
+    answering = Answering(worker, metrics, options.format, options.patience)
     started = int(time.time())
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = await json_body(request.scope, request.receive, options.guards.max_body)
-        return await answering.answer(reader.read(body), request.receive)
+        asked = await run_in_threadpool(reader.read, body)  # checking large schemas takes a second
+        return await answering.answer(asked, request.receive)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -63,9 +65,11 @@ def make_app(worker: Worker, functions: Sequence[Function] = (), options: Option
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name not in worker.models:
-            raise ApiError(
-                404, f"there is no such model; there are: {', '.join(worker.models)}", code="model_not_found"
+            known = f"there are: {', '.join(worker.models)} (GET /v1/models lists them)"
+            words = (
+                f"there is no model {shorten(name)}; {known}" if name else f"/v1/models/NAME wants a name; {known}"
             )
+            raise ApiError(404, words, param="model", code="model_not_found")
         return _model(name, started)
 
     @app.get("/health")
@@ -86,6 +90,8 @@ def make_app(worker: Worker, functions: Sequence[Function] = (), options: Option
         body = await json_body(request.scope, request.receive, options.guards.max_body)
         return JSONResponse(dict(await run_call(body, functions, ask=options.ask)))
 
+    for path, asked in (("/health", health), ("/v1/models", models), ("/v1/models/{name:path}", model)):
+        app.add_api_route(path, asked, methods=["HEAD"], include_in_schema=False)
     _add_page(app)
     describe(app, worker.models)
     whole: Any = Outer(app, options.guards, metrics)
@@ -120,11 +126,13 @@ class Outer:
         from fastapi.exceptions import RequestValidationError
         from starlette.exceptions import HTTPException
 
-        async def told(_: Request, error: Exception) -> Response:
+        async def told(request: Request, error: Exception) -> Response:
             if isinstance(error, HTTPException):
-                return error_response(of_status(error.status_code, error.headers))
+                path = request.url.path
+                return error_response(of_status(error.status_code, request.method, path, error.headers))
             if isinstance(error, RequestValidationError):
-                return error_response(ApiError(400, "the request's address or parameters are wrong"))
+                words = f"the parameters in the address {shorten(str(request.url))} are wrong; leave them out"
+                return error_response(ApiError(400, words))
             return error_response(api_error(error))
 
         for kind in (HTTPException, RequestValidationError, ApiError, Exception):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calltune.errors import CannotFinish, InputError
-from calltune.serve.work import QueueFull, Stopped
+from calltune.errors import CalltuneError, CannotFinish, InputError, Problem
+from calltune.schema import shorten
+from calltune.serve.work import QueueFull, Stopped, TooLong
 
 INVALID = "invalid_request_error"
 # Source of the types: https://platform.openai.com/docs/guides/error-codes
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-WORDS = {404: "there is nothing at this address", 405: "this address does not take this method"}
+CHAT = "/v1/chat/completions"
+THERE = f"this server has POST {CHAT} and GET /v1/models"
 
 
 @dataclass
@@ -42,6 +45,13 @@ class Wrong:
         return f"{self.path}: {self.words}" if self.path else self.words
 
 
+def said(value: Any) -> str:
+    """A value as JSON in one short line; a long list by its length."""
+    if isinstance(value, list) and len(value) > 4:
+        return f"{len(value)} items"
+    return shorten(json.dumps(value, ensure_ascii=False))
+
+
 MOST_TOLD = 20
 
 
@@ -58,8 +68,10 @@ def api_error(error: BaseException) -> ApiError:
     business."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, TooLong):
+        return ApiError(400, words_of(error), param="messages", code="context_length_exceeded")
     if isinstance(error, InputError):
-        return ApiError(400, " ".join(str(error).split()))
+        return ApiError(400, words_of(error))
     if isinstance(error, CannotFinish):  # of the guide: nothing fits the schemas, or nothing from some place on
         words = "the schemas of the tools or of response_format leave the model nothing that it may write"
         return ApiError(400, f"{words}; simplify them, or send constrained false", code="nothing_fits")
@@ -67,11 +79,30 @@ def api_error(error: BaseException) -> ApiError:
         words = "as many requests wait already as may; try again in a moment"
         return ApiError(429, words, code="queue_full", headers={"Retry-After": "1"})
     if isinstance(error, Stopped):
-        return ApiError(503, "the server stops", code="stopping", headers={"Retry-After": "5"})
+        words = "the server stops and makes no more replies; ask again when it is back"
+        return ApiError(503, words, code="stopping", headers={"Retry-After": "5"})
     return ApiError(500, "the server failed at this request; its log says at what", code="internal_error")
 
 
-def of_status(status: int, headers: Mapping[str, str] | None = None) -> ApiError:
+def words_of(error: CalltuneError) -> str:
+    """An error in one line: what is wrong, each place, what to do next."""
+    problems = error.problems if isinstance(error, InputError) else ()
+    found = "; ".join(map(_found, problems[:MOST_TOLD]))
+    text = f"{error.message}: {found}" if found else error.message
+    return " ".join((f"{text}; next: {error.next_step}" if error.next_step else text).split())
+
+
+def _found(problem: Problem) -> str:
+    place = f"{problem.path}: " if problem.path else ""
+    return f"{place}{problem.found}" + (f" (expected {problem.expected})" if problem.expected else "")
+
+
+def of_status(status: int, method: str, path: str, headers: Mapping[str, str] | None = None) -> ApiError:
     """For an answer that the framework gives by itself."""
-    return ApiError(status, WORDS.get(status, f"the request was refused with status {status}"),
-                    headers=headers or {})  # fmt: skip
+    headers = headers or {}
+    if status == 404:
+        return ApiError(404, f"there is nothing at {shorten(path)}; {THERE}", code="unknown_address")
+    if status == 405:
+        allowed = headers.get("Allow") or headers.get("allow") or "another method"
+        return ApiError(405, f"{shorten(path)} is asked with {allowed}, not with {method}", headers=headers)
+    return ApiError(status, f"the request {method} {shorten(path)} was refused with status {status}", headers=headers)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calltune.formats.literals import is_whole_text, read_json
+from calltune.schema import shorten
 from calltune.serve.errors import ApiError
 
 Scope = MutableMapping[str, Any]
@@ -41,14 +42,18 @@ class Guards:
         """Raises ApiError for a request that is not let in."""
         headers = headers_of(scope)
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
-            raise ApiError(431, f"the headers are larger than {MAX_HEADERS} bytes")
+            raise ApiError(431, f"the headers are larger than {MAX_HEADERS:,} bytes; send fewer of them")
         host = headers.get("host", "")
         if self.hosts and host_name(host) not in self.hosts:
-            words = f"this server goes by {', '.join(self.hosts)} and not by the Host of the request"
+            words = f"this server goes by {', '.join(self.hosts)}, and the Host of the request is {shorten(host)!r}; "
+            words += "ask at one of these names"
             raise ApiError(403, words, code="wrong_host")
         origin = headers.get("origin")
         if origin is not None and scope["method"] not in SAFE and not self._may(origin, host):
-            words = "a page of another origin may not ask; `calltune serve --allow-origin` lets it"
+            words = (
+                f"a page of another origin, {shorten(origin)}, may not ask; `calltune serve --allow-origin ORIGIN` "
+            )
+            words += "lets it"
             raise ApiError(403, words, code="wrong_origin")
         if scope["path"].startswith(("/v1", "/api")) and scope["method"] != "OPTIONS":
             self._check_key(headers.get("authorization", ""))
@@ -62,7 +67,8 @@ class Guards:
         scheme, _, key = given.partition(" ")
         same = hmac.compare_digest(key.strip().encode("utf-8", "replace"), self.api_key.encode())
         if not (same and scheme.lower() == "bearer"):
-            words = "the API key is wrong" if given else "an API key is wanted: Authorization: Bearer KEY"
+            words = "the API key of the Authorization header is wrong" if given else "there is no API key"
+            words += "; send the header Authorization: Bearer KEY with the key that the server was started with"
             raise ApiError(401, words, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
@@ -82,14 +88,18 @@ async def json_body(scope: Scope, receive: Receive, limit: int) -> Any:
     kind, _, parameters = headers.get("content-type", "").lower().partition(";")
     raw = await _read(receive, limit)
     if raw is None:
-        raise ApiError(413, f"the body is larger than {limit} bytes", code="too_large")
+        words = f"the body is larger than {limit:,} bytes; send fewer or shorter messages"
+        raise ApiError(413, words, code="too_large")
     if kind.strip() != "application/json":
-        raise ApiError(415, "the content type is application/json, not " + (kind.strip()[:60] or "left out"))
+        found = f"not {kind.strip()[:60]}" if kind.strip() else "and none was sent"
+        raise ApiError(415, f"the content type should be application/json, {found}; send Content-Type: "
+                       "application/json")  # fmt: skip
     charset = parameters.strip().partition("charset=")[2].strip('" ')
     if charset not in ("", "utf-8", "utf8"):
-        raise ApiError(415, "JSON is written in UTF-8")
+        raise ApiError(415, f"JSON is written in UTF-8, not in {charset[:60]}; leave the charset out")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise ApiError(415, "a compressed body is not read")
+        found = headers["content-encoding"][:60]
+        raise ApiError(415, f"a compressed body ({found}) is not read; send it without Content-Encoding")
     return parse_json(raw)
 
 
@@ -97,14 +107,16 @@ def parse_json(raw: bytes) -> Any:
     try:
         value = read_json(raw.decode("utf-8"))
     except UnicodeDecodeError:
-        raise ApiError(400, "the body is not UTF-8", code="invalid_json") from None
+        raise ApiError(400, "the body is not UTF-8; write the JSON in UTF-8", code="invalid_json") from None
     except json.JSONDecodeError as error:
-        words = f"the body is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+        words = f"the body is not JSON: {error.msg} in line {error.lineno}, column {error.colno}; send a JSON object"
         raise ApiError(400, words, code="invalid_json") from None
     except ValueError as error:
-        raise ApiError(400, f"the body is not JSON that is read here: {error}", code="invalid_json") from None
+        words = f"the body is not JSON that is read here: {error}; change that part"
+        raise ApiError(400, words, code="invalid_json") from None
     if not is_whole_text(value):
-        raise ApiError(400, "a text of the body holds half of a surrogate pair", code="invalid_json")
+        words = "a text of the body holds half of a surrogate pair (\\ud800 to \\udfff); write the whole character"
+        raise ApiError(400, words, code="invalid_json")
     return value
 
 
@@ -114,7 +126,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ApiError(400, "the body broke off")
+            raise ApiError(400, "the body broke off before its end; send it again")
         part = message.get("body", b"")
         size += len(part)
         if size <= limit:

@@ -15,10 +15,12 @@ from calltune.grammar_json import read_json_reply
 from calltune.render import prompt_ids
 from calltune.schema import Reply, Tool
 from calltune.serve.served import Served
-from calltune.serve.work import Listener, Made, Stopped, Work
+from calltune.serve.stream import Deltas, deltas_of
+from calltune.serve.work import Listener, Made, Stopped, TooLong, Work
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
+NO_GRAMMAR = ("replies cannot be bound to these schemas", "simplify them, or send constrained false")
 
 
 class Job:
@@ -31,9 +33,10 @@ class Job:
         self.served: Served
         self.tools: tuple[Tool, ...] = ()
         self.grammar: Grammar | None = None
+        self.opened = False  # the prompt begins the plan
         self.shown, self.text = "", ""  # what was told, and all of it
         self.seen = 0  # tokens that are in the text
-        self.cut = False  # at a stop text
+        self.watched: Deltas | None = None  # where there are stop texts: they count in the content alone
 
     @property
     def writing(self) -> Writing:
@@ -53,39 +56,49 @@ class Job:
         self.served = _model(work.model, models)
         caller = self.served.caller
         self.tools = self.served.known(work.tools)
-        self.grammar = _told("the schema cannot be decoded by", self._grammar)
         ids = _told(
             "the model's chat template cannot write these messages",
+            "change the order or the roles of the messages",
             lambda: prompt_ids(work.messages, self.tools, caller.template, caller.loaded.tokenizer),
         )
+        self.opened = caller.opened(ids)
+        self.grammar = _told(*NO_GRAMMAR, self._grammar)
         limit = min(work.max_tokens, _room(len(ids), self.served.context))
-        guide = _told("the schema cannot be decoded by", lambda: caller.guide(self.grammar))
+        guide = _told(*NO_GRAMMAR, lambda: caller.guide(self.grammar))
         writing = Writing(caller.decoder.stop_ids, limit, guide, work.sampling.sampler())
         self.joining = Joining(writing, ids, caller.beginning(work.messages, self.tools, ids))
-        self._call(lambda: self.listener.prompt(len(ids)))
+        if work.stop:
+            self.watched = deltas_of(work, caller.template.format, self.opened)
+        self._call(lambda: self.listener.prompt(len(ids), self.opened))
 
     def _grammar(self) -> Grammar | None:
         rules, schema = self.work.rules, self.work.schema
         if schema is None:
-            return self.served.caller.grammar(self.tools, rules)
+            return self.served.caller.grammar(self.tools, rules, self.opened)
         if self.tools and not (rules and rules.choice == "none" and not rules.named):
-            raise InputError("response_format with a schema and tools cannot be asked for together: a reply is "
-                             "either calls or JSON of that schema",
+            raise InputError("response_format and tools cannot be asked for together: a reply is either calls or "
+                             "JSON",
                              next_step="leave one of them out, or set tool_choice to none")  # fmt: skip
         return self.served.schema_grammar(schema)
 
     def tell(self) -> None:
-        """Tells the text that is new and will stay: whole characters, and nothing that may begin a stop text."""
+        """Tells the text that is new and will stay: whole characters. Ends at a stop text."""
         if len(self.writing.ids) > self.seen and not self.cut:
             self.seen = len(self.writing.ids)
             self.text = self.served.caller.loaded.tokenizer.decode(self.writing.ids)
-            found = [at for stop in self.work.stop if stop and (at := self.text.find(stop, len(self.shown))) >= 0]
-            if found:
-                self.text, self.cut, self.writing.ended = self.text[: min(found)], True, True
-        text = self.text if self.writing.ended else self.text[: _settled(self.text, self.work.stop)]
+        text = self.text if self.writing.ended else self.text.rstrip("\ufffd")
         if len(text) > len(self.shown) and not self.writing.error:
             piece, self.shown = text[len(self.shown) :], text
+            if self.watched:
+                self.watched.feed(piece)
+                if self.cut:
+                    self.text, self.writing.ended = text, True
             self._call(lambda: self.listener.piece(piece))
+
+    @property
+    def cut(self) -> bool:
+        """Whether a stop text has come."""
+        return self.watched is not None and self.watched.stopped
 
     def finish(self) -> None:
         """Tells the whole reply, or what went wrong."""
@@ -112,7 +125,7 @@ class Job:
         caller = self.served.caller
         if self.work.schema is not None and self.grammar is not None:
             return read_json_reply(self.text, self.grammar, self.work.schema)
-        reply = caller.parse_text(self.text, tools=self.tools)
+        reply = caller.parse_text(self.text, open_thinking=self.opened, tools=self.tools)
         return replace(reply, notes=check_loose(reply, self.grammar, self.tools)) if self.grammar else reply
 
     def _call(self, tell: Callable[[], object]) -> None:
@@ -128,7 +141,8 @@ class Job:
 
 def _model(name: str, models: dict[str, Served]) -> Served:
     if name not in models:
-        raise InputError("there is no such model", problems=[Problem("unknown_model", name, ", ".join(models))])
+        problem = Problem("unknown_model", name, ", ".join(models))
+        raise InputError("there is no such model", problems=[problem], next_step="ask for one of these")
     return models[name]
 
 
@@ -137,12 +151,11 @@ def _room(prompt: int, context: int | None) -> int:
     if context is None:
         return 1 << 30
     if prompt >= context:
-        raise InputError(f"the prompt has {prompt:,} tokens, and the model takes {context:,} with its reply",
-                         next_step="send fewer or shorter messages and tools")  # fmt: skip
+        raise TooLong(prompt, context)
     return context - prompt
 
 
-def _told(what: str, work: Callable[[], Value]) -> Value:
+def _told(what: str, next_step: str, work: Callable[[], Value]) -> Value:
     """The value; whatever else goes wrong on the way from a client's words is an InputError."""
     try:
         return work()
@@ -150,16 +163,4 @@ def _told(what: str, work: Callable[[], Value]) -> Value:
         raise
     except Exception as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{what}: {said[:300]}") from error
-
-
-def _settled(text: str, stops: Sequence[str]) -> int:
-    """How much of a text that goes on can be told: the last character may not be whole, and the last ones may be the
-    beginning of a stop text."""
-    end = len(text.rstrip("\ufffd"))
-    for stop in stops:
-        for length in range(min(len(stop) - 1, len(text)), 0, -1):
-            if text.endswith(stop[:length]):
-                end = min(end, len(text) - length)
-                break
-    return end
+        raise InputError(f"{what}: {said[:300]}", next_step=next_step) from error

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calltune.errors import InputError
 from calltune.formats.literals import read_json
 from calltune.schema import Message, Role, ToolCall, shorten
-from calltune.serve.errors import Wrong
+from calltune.serve.errors import Wrong, said
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant",
                           "tool": "tool"}  # fmt: skip
+# OpenAI's rule, and dots, which packages of functions have. What is written beside it could end a call's markup.
+NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+NAME_WORDS = "a function's name should be up to 64 letters, digits, _, - and ."
+UNREADABLE = "unreadable_arguments"
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -23,16 +27,18 @@ def read_messages(values: Sequence[Any], problems: list[Wrong]) -> tuple[Message
     for i, value in enumerate(values):
         path = f"messages[{i}]"
         if not isinstance(value, Mapping):
-            problems.append(Wrong(path, "a message is an object"))
+            problems.append(Wrong(path, f'a message should be {{"role": ..., "content": ...}}, not {said(value)}'))
             continue
         role = value.get("role")
         if not isinstance(role, str) or role not in ROLES:
-            found = f"not {shorten(role)}" if "role" in value else "and is missing"
-            problems.append(Wrong(f"{path}.role", f"it is one of {', '.join(ROLES)}, {found}"))
+            found = _not(value, "role")
+            older = "; send the older role function as tool, with a tool_call_id" if role == "function" else ""
+            problems.append(Wrong(f"{path}.role", f"it should be one of {', '.join(ROLES)}, {found}{older}"))
             continue
         content = _text(value.get("content"), f"{path}.content", problems)
         if content is None and role != "assistant":
-            problems.append(Wrong(f"{path}.content", "a text is wanted here"))
+            words = f"it should be a text or a list of text parts, {_not(value, 'content')}"
+            problems.append(Wrong(f"{path}.content", words))
         messages.append(_message(ROLES[role], content or "", value, path, names, problems))
     return tuple(messages)
 
@@ -43,10 +49,11 @@ def _message(
     if role == "assistant":
         thinking = value.get("reasoning_content")
         if thinking is not None and not isinstance(thinking, str):
-            problems.append(Wrong(f"{path}.reasoning_content", "it is a text"))
+            problems.append(Wrong(f"{path}.reasoning_content", f"it should be a text, not {said(thinking)}"))
             thinking = None
         if value.get("function_call"):
-            problems.append(Wrong(f"{path}.function_call", "this older form is not supported; use tool_calls"))
+            words = f"{said(value['function_call'])}: this older form is not supported; use tool_calls"
+            problems.append(Wrong(f"{path}.function_call", words))
         calls = _calls(value.get("tool_calls"), f"{path}.tool_calls", problems)
         names.update((call.id, call.name) for call in calls if call.id)
         return Message(role, content, thinking, calls)
@@ -54,9 +61,9 @@ def _message(
         return Message(role, content)
     identity = value.get("tool_call_id")
     if not isinstance(identity, str) or identity not in names:
-        known = f"one of {', '.join(map(shorten, names))}" if names else "but no call was made before it"
-        found = shorten(identity) if "tool_call_id" in value else "nothing"
-        problems.append(Wrong(f"{path}.tool_call_id", f"it is the id of a call made before ({known}), not {found}"))
+        known = f"one of {', '.join(map(shorten, names))}" if names else "there is none; send the message that calls"
+        words = f"it should be the id of a call made before, {_not(value, 'tool_call_id')} ({known})"
+        problems.append(Wrong(f"{path}.tool_call_id", words))
         return Message(role, content)
     return Message(role, content, name=names[identity], call_id=identity)
 
@@ -66,7 +73,7 @@ def _text(value: Any, path: str, problems: list[Wrong]) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if not isinstance(value, Sequence):
-        problems.append(Wrong(path, "it is a text or a list of text parts"))
+        problems.append(Wrong(path, f"it should be a text or a list of text parts, not {said(value)}"))
         return ""
     texts = []
     for i, part in enumerate(value):
@@ -76,7 +83,8 @@ def _text(value: Any, path: str, problems: list[Wrong]) -> str | None:
             problems.append(Wrong(f"{path}[{i}]", f"a part of type {shorten(kind)} is not supported: the model reads "
                                   "text only; leave it out"))  # fmt: skip
         elif kind is None or not isinstance(text, str):
-            problems.append(Wrong(f"{path}[{i}]", 'a part is {"type": "text", "text": "..."}'))
+            words = f'a part should be {{"type": "text", "text": "..."}}, not {said(part)}'
+            problems.append(Wrong(f"{path}[{i}]", words))
         else:
             texts.append(text)
     return "".join(texts)
@@ -86,22 +94,25 @@ def _calls(value: Any, path: str, problems: list[Wrong]) -> tuple[ToolCall, ...]
     if value is None:
         return ()
     if not isinstance(value, Sequence) or isinstance(value, str):
-        problems.append(Wrong(path, "it is a list of calls"))
+        problems.append(Wrong(path, f"it should be a list of calls, not {said(value)}"))
         return ()
     calls: list[ToolCall] = []
     for i, item in enumerate(value):
         place = f"{path}[{i}]"
         function = item.get("function") if isinstance(item, Mapping) else None
         if not isinstance(function, Mapping):
-            problems.append(Wrong(f"{place}.function", 'a call is {"id", "type": "function", "function": {...}}'))
+            words = 'a call should be {"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}'
+            problems.append(Wrong(f"{place}.function", f"{words}, not {said(item)}"))
             continue
         identity, name = item.get("id"), function.get("name")
         if not isinstance(identity, str) or not identity:
-            problems.append(Wrong(f"{place}.id", "it is a text that the result's tool_call_id names"))
+            words = f"it should be a text that a result's tool_call_id names, {_not(item, 'id')}"
+            problems.append(Wrong(f"{place}.id", words))
         elif identity in [call.id for call in calls]:
-            problems.append(Wrong(f"{place}.id", f"{shorten(identity)} stands twice in this message"))
-        if not isinstance(name, str) or not name:
-            problems.append(Wrong(f"{place}.function.name", "it is the name of the function that was called"))
+            words = f"{said(identity)} stands twice in this message; give each call its own"
+            problems.append(Wrong(f"{place}.id", words))
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            problems.append(Wrong(f"{place}.function.name", f"{NAME_WORDS}, {_not(function, 'name')}"))
             continue
         arguments = _arguments(function.get("arguments"), f"{place}.function.arguments", problems)
         calls.append(ToolCall(name, arguments, identity if isinstance(identity, str) else None))
@@ -109,16 +120,18 @@ def _calls(value: Any, path: str, problems: list[Wrong]) -> tuple[ToolCall, ...]
 
 
 def _arguments(value: Any, path: str, problems: list[Wrong]) -> Mapping[str, Any]:
-    """OpenAI's messages carry arguments as JSON text."""
-    if isinstance(value, str):
-        try:
-            found = read_json(value) if value.strip() else {}
-        except (ValueError, InputError) as error:
-            problems.append(Wrong(path, f"it is the text of a JSON object; this one does not read: {error}"))
-            return {}
-        if isinstance(found, dict):
-            return found
-        problems.append(Wrong(path, f"it is the text of a JSON object, not of {shorten(json.dumps(found))}"))
-    else:
-        problems.append(Wrong(path, "it is the text of a JSON object"))
-    return {}
+    """OpenAI's messages carry arguments as JSON text; none as an empty one. Clients send back what a model wrote,
+    also where that is no JSON object: then the model reads it as a text, under a name that says so."""
+    if not isinstance(value, str):
+        problems.append(Wrong(path, f"it should be the text of a JSON object, not {said(value)}; write it as a text"))
+        return {}
+    try:
+        found = read_json(value) if value.strip() else {}
+    except (ValueError, InputError):
+        return {UNREADABLE: value}
+    return found if isinstance(found, dict) else {UNREADABLE: value}
+
+
+def _not(value: Mapping[str, Any], key: str) -> str:
+    """What was found in place of what it should be."""
+    return f"not {said(value[key])}" if key in value else "and it is missing"

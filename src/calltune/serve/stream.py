@@ -7,75 +7,26 @@ of the same deltas, so both are the same.
 `bound`: decoding follows a grammar, so that what begins as a call is one. Then a call's arguments are sent as they
 are written, where the format writes them as JSON. Else a call is sent when it is whole, since only then is it known
 that it can be read.
+
+`stops` end the content where they stand in it; plan and calls are not looked at. What follows a call is known only at
+the end, and so are stop texts in it.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from calltune.formats import get_format
+from calltune.formats.marks import CALLS, HEADS, first_mark, plan_marks, safe_end
 from calltune.schema import Reply, Tool, ToolCall, find_tool
-
-Delta = dict[str, Any]
-Marks = tuple[str, ...]
-THINKS: dict[str, tuple[Marks, Marks]] = {
-    "mistral": (("[THINK]", "<think>"), ("[/THINK]", "</think>")),
-    "gemma4": (("<|channel>thought", "<think>"), ("<channel|>", "</think>")),
-}  # fmt: skip
-THINKS["mistral-list"] = THINKS["mistral"]
-PLAIN: tuple[Marks, Marks] = (("<think>",), ("</think>",))
-# Where a call may begin (or what belongs to one stands alone), and what ends a call.
-TAGS = (("<tool_call>", "</tool_call>"), ("</tool_call>",))
-LISTS = (
-    ("[", "<|tool_call_start|>", "<|tool_call_end|>", "<|python_start|>", "<|python_end|>"),
-    ("]", "<|tool_call_end|>"),
-)
-JSONS = (("[", "{", "```", "<|python_tag|>"), ("}", "]", "```"))
-CALLS: dict[str, tuple[Marks, Marks]] = {
-    "hermes": TAGS, "python-hermes": TAGS,
-    "qwen3-coder": (("<tool_call>", "</tool_call>", "<function=", "</function>", "</parameter>"), ("</tool_call>",)),
-    "mistral": (("[TOOL_CALLS]",), ("}", "]")), "mistral-list": (("[TOOL_CALLS]",), ("}", "]")),
-    "gemma4": (("<|tool_call>", "<tool_call|>"), ("<tool_call|>",)),
-    "functiongemma": (("<start_function_call>", "<end_function_call>"), ("<end_function_call>",)),
-    "lfm2": LISTS, "pythonic": LISTS, "json": JSONS, "llama3": JSONS,
-}  # fmt: skip
-HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
-NAMED = re.compile(r'(?:\[TOOL_CALLS\])?\s*([^\s\[\]{}"]+)\[ARGS\]\s*(?=\{)')
-HEADS = {"hermes": HEAD, "json": HEAD, "llama3": HEAD, "mistral-list": HEAD, "mistral": NAMED}
-
+from calltune.serve.parts import Arguments, Delta, Part
+from calltune.serve.work import Work
 
 FREE_TRIES = 64  # readings of a call that is not whole yet, before they become rare
-
-
-@dataclass
-class Part:
-    """Text of a reply (plan or content) that grows: no white space at its ends, as formats read it."""
-
-    key: Literal["reasoning_content", "content"]
-    sent: str = ""
-    space: str = ""  # white space that is sent if something follows it
-    begins: bool = True
-
-    def begin(self) -> None:
-        """A further plan: on a line of its own."""
-        self.begins, self.space = True, "\n" if self.sent else ""
-
-    def add(self, text: str) -> list[Delta]:
-        if self.begins:
-            text = text.lstrip()
-        if not text:
-            return []
-        self.begins = False
-        text = self.space + text
-        kept = text.rstrip()
-        self.space = text[len(kept) :]
-        self.sent += kept
-        return [{self.key: kept}] if kept else []
 
 
 @dataclass
@@ -89,15 +40,17 @@ class Deltas:
     bound: bool = True
     opened: bool = False
     json: bool = False
+    stops: tuple[str, ...] = ()
+    tell_unread: bool = True  # a call that cannot be read is content
     new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}"
     text: str = ""
     fed: int = 0  # characters
     begun: int = 0  # calls that were sent, also the one that is being written
 
     def __post_init__(self) -> None:
-        self.begins, self.ends = THINKS.get(self.format, PLAIN)
+        self.begins, self.ends = plan_marks(self.format)
         self.opens, self.closes = CALLS[self.format] if self.calls and not self.json else ((), ())
-        self.plan, self.content = Part("reasoning_content"), Part("content")
+        self.plan, self.content = Part("reasoning_content"), Part("content", self.stops, not self.opens)
         self.state: Literal["content", "plan", "calls"] = "plan" if self.opened else "content"
         self.planned = self.opened
         self.again = self.begins if self.opened else ()  # marks of a plan's beginning that may stand again
@@ -107,14 +60,25 @@ class Deltas:
         self.held = False  # a plan that may have no end
 
     def feed(self, piece: str) -> list[Delta]:
-        self.text += piece
         self.fed += len(piece)
+        if self.stopped:
+            return []
+        self.text += piece
         return self._go(False)
 
     def close(self) -> list[Delta]:
         """What was held back."""
+        if self.stopped:
+            return []
         deltas = self._go(True)
-        return deltas + self._rest() if self.held or self.state == "calls" else deltas
+        if not self.stopped and (self.held or self.state == "calls"):
+            deltas += self._rest()
+        return deltas + self.content.end()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text stood in the content: nothing after it counts."""
+        return self.content.stopped
 
     @property
     def called(self) -> bool:
@@ -127,22 +91,23 @@ class Deltas:
         deltas: list[Delta] = []
         while self.state != "calls" and self._past_beginnings(last):
             marks = self._marks()
-            found, start = _first(self.text, self.at, marks)
-            end = start if found or last else _safe_end(self.text, self.at, marks)
+            found, start = first_mark(self.text, self.at, marks)
+            end = start if found or last else safe_end(self.text, self.at, marks)
             deltas += self._say(self.text[self.at : end])
             self.at = end
-            if not found:
+            if not found or self.stopped:
                 return deltas
             if self.state == "plan" and found in self.opens:
                 # Text of the plan if the plan's end comes. Without it the plan ends here.
-                found, end = _first(self.text, self.at, self.ends)
+                found, end = first_mark(self.text, self.at, self.ends)
                 self.held = not found
                 if not found:
                     return deltas
                 deltas += self._say(self.text[self.at : end])
                 self.at = end
             self._mark(found)
-        return deltas + (self._calls() if self.state == "calls" else [])
+        calls = self._calls() if self.state == "calls" else []
+        return deltas + (self.content.end() if calls else []) + calls
 
     def _marks(self) -> tuple[str, ...]:
         """What counts as a mark from here on."""
@@ -249,9 +214,9 @@ class Deltas:
             reply = self._parse(self.text[: self.at] + _without(self.text[self.at :], self.ends))
         deltas: list[Delta] = []
         if (reply.thinking or "").startswith(self.plan.sent):
-            self.plan.begins, self.plan.space = not self.plan.sent, ""
+            self.plan.begins, self.plan.waits = not self.plan.sent, ""
             deltas += self.plan.add((reply.thinking or "")[len(self.plan.sent) :])
-        unread = []
+        unread: list[str] = []
         for call in reply.calls[self.begun :]:
             if call.error or find_tool(self.tools, call.name) is None:
                 unread.append(call.raw or json.dumps(call.to_dict(), ensure_ascii=False))
@@ -260,61 +225,21 @@ class Deltas:
         content = reply.content
         if not content.startswith(self.content.sent):
             content = self.content.sent + self.text[self.at :]
-        self.content.space = ""
+        self.content.waits = ""
         deltas += self.content.add(content[len(self.content.sent) :])
-        for raw in unread:
+        for raw in unread if self.tell_unread else ():
             deltas += self.content.add(f"\n{raw}")
-        if reply.errors and not self.begun and not self.content.sent:
+        deltas += self.content.end()
+        empty = not self.begun and not self.content.sent and not self.stopped
+        if reply.errors and empty and self.tell_unread:
             deltas += self.content.add(self.text)  # an empty message would pass for an answer
         return deltas
 
 
-@dataclass
-class Arguments:
-    """Reads a JSON object in pieces up to its end. `depth`: open brackets; 0 outside of an object."""
-
-    depth: int = 0
-    quoted: bool = False
-    escaped: bool = False
-
-    def read(self, text: str, start: int) -> int:
-        """The index after the object, or the text's end. Strings are passed over, so marks in them do not count."""
-        for i in range(start, len(text)):
-            character = text[i]
-            if self.escaped:
-                self.escaped = False
-            elif self.quoted:
-                self.escaped, self.quoted = character == "\\", character != '"'
-            elif character == '"':
-                self.quoted = True
-            elif character in "{[":
-                self.depth += 1
-            elif character in "}]":
-                self.depth -= 1
-                if not self.depth:
-                    return i + 1
-        return len(text)
-
-
-def begins_plan(format: str, prompt: str) -> bool:
-    """Whether a prompt ends with the mark that begins a plan."""
-    return prompt.rstrip().endswith(THINKS.get(format, PLAIN)[0])
-
-
-def _first(text: str, start: int, marks: Sequence[str]) -> tuple[str, int]:
-    """The mark that stands first from `start` on, and where; '' and the end of the text where none does."""
-    found = [(i, mark) for mark in marks if (i := text.find(mark, start)) >= 0]
-    place, mark = min(found, default=(len(text), ""))
-    return mark, place
-
-
-def _safe_end(text: str, start: int, marks: Sequence[str]) -> int:
-    """Up to where no mark can begin that is not whole yet."""
-    longest = max(map(len, marks), default=1) - 1
-    for i in range(max(start, len(text) - longest), len(text)):
-        if any(mark.startswith(text[i:]) for mark in marks):
-            return i
-    return len(text)
+def deltas_of(work: Work, format: str, opened: bool) -> Deltas:
+    """Those of the reply to a request. `opened`: its prompt ends with the mark that begins a plan."""
+    bare = work.schema is not None  # then nothing but JSON comes, also after such a mark
+    return Deltas(format, work.tools, work.calls, work.rules is not None, opened and not bare, bare, work.stop)
 
 
 def _without(text: str, marks: Sequence[str]) -> str:

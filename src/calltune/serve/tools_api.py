@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from calltune.functions import Function, execute_async
-from calltune.schema import ToolCall
+from calltune.schema import ToolCall, shorten
 from calltune.serve.errors import ApiError, refused
 from calltune.serve.protocol import Strict, problems_of
 
@@ -43,7 +43,9 @@ async def run_call(body: Any, functions: Sequence[Function], *, ask: bool = True
         raise refused(problems_of(error)) from None
     function = next((f for f in functions if f.name == request.name), None)
     if function is None:
-        raise ApiError(404, "no function of that name is registered", param="name", code="unknown_function")
+        known = ", ".join(f.name for f in functions) or "none"
+        words = f"no function {shorten(request.name)} is registered; there are: {known}"
+        raise ApiError(404, words, param="name", code="unknown_function")
     if ask and not function.pure and not request.confirmed:
         words = f'{function.name} is not marked as pure: ask the user, then send "confirmed": true'
         raise ApiError(403, words, param="confirmed", code="not_confirmed")

@@ -15,9 +15,10 @@ Receive = Any
 
 @dataclass(frozen=True)
 class Prompt:
-    """The reply has begun: the prompt's tokens were counted."""
+    """The reply has begun: the prompt's tokens were counted. `opened`: the prompt begins the plan."""
 
     tokens: int
+    opened: bool = False
 
 
 Event = Prompt | str | Made | Exception  # a text is a piece of the reply; the last two end it
@@ -30,8 +31,8 @@ class Inbox:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
-    def prompt(self, tokens: int) -> None:
-        self._put(Prompt(tokens))
+    def prompt(self, tokens: int, opened: bool = False) -> None:
+        self._put(Prompt(tokens, opened))
 
     def piece(self, text: str) -> None:
         self._put(text)

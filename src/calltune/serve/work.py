@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from calltune.errors import InputError
 from calltune.schema import Message, Reply, Tool
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Work:
     """One reply that is asked for. `rules` None: free decoding. `schema`: the reply's text is JSON of this schema
-    (`response_format`; {} for any object). `stop`: texts that end the reply and are left out of it."""
+    (`response_format`; {} for any object). `calls`: whether calls may come. `stop`: texts that end the reply where
+    they stand in its content; they are left out of that, and stand at the end of the raw text."""
 
     model: str
     messages: tuple[Message, ...]
@@ -26,6 +28,7 @@ class Work:
     schema: Mapping[str, Any] | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int = 512
+    calls: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Made:
 class Listener(Protocol):
     """Told of one reply, in the model's thread: pieces of raw text, then the whole or what went wrong, once."""
 
-    def prompt(self, tokens: int) -> None: ...
+    def prompt(self, tokens: int, opened: bool = False) -> None:
+        """The prompt's length, and whether it ends with the mark that begins a plan."""
 
     def piece(self, text: str) -> None: ...
 
@@ -80,6 +84,16 @@ class Worker(Protocol):
 
     def close(self) -> None:
         """Replies under way are told that the server stops (Stopped)."""
+
+
+class TooLong(InputError):
+    """The prompt leaves no room for a reply in the model's context."""
+
+    def __init__(self, prompt: int, context: int) -> None:
+        # Clients know this error by words of it: LiteLLM by the first, LangChain by "prompt is too long".
+        super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the "
+                         f"prompt is too long: its messages and tools have {prompt:,}",
+                         next_step="send fewer or shorter messages and tools")  # fmt: skip
 
 
 class QueueFull(Exception):

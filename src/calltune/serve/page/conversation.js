@@ -8,7 +8,7 @@ import { finish, messages, newReply, take } from "./reply.js";
 import { find } from "./tools.js";
 
 const MOST_STEPS = 8; // replies of a turn that may run calls without a click
-const SKIPPED = { content: JSON.stringify({ error: "not run: the user did not allow this call" }), error: false, by: "skipped" };
+const SKIPPED = { content: JSON.stringify({ error: "the user refused this call; it was not done" }), error: false, by: "skipped" };
 let turns = [];
 const running = new Set(); // abort controllers of what streams or runs now
 let changed = () => {};
