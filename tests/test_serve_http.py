@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -229,6 +230,16 @@ def test_a_failure_of_ours_is_told_as_such_and_nothing_of_it(caller, monkeypatch
             assert answer.status_code == 500
             assert "division" not in answer.text
             assert error_of(answer)["type"] == "server_error"
+
+
+def test_long_headers_are_told_also_where_they_come_in_parts(server):
+    place = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((place[0], int(place[1]))) as connection:
+        connection.settimeout(10)
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 20_000)
+        time.sleep(0.2)
+        connection.sendall(b"x" * 20_000 + b"\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 431")
 
 
 def test_what_is_no_http_does_not_end_the_server(server, http):

@@ -18,6 +18,7 @@ import uvicorn
 from calltune.errors import InputError
 from calltune.serve.work import Worker
 
+LINES = 64 << 10  # bytes of headers that are read: more than guards.py allows, so that it is the one that says so
 BACKLOG = 2048  # connections that come faster than they are taken
 GRACE = 5  # seconds for answers to be read after the worker has ended them
 KEEP_ALIVE = 75  # seconds that an idle connection stays open: longer than clients keep theirs
@@ -55,7 +56,7 @@ class Server(uvicorn.Server):  # uvicorn offers its end only by inheritance
     def __init__(self, app: Any, worker: Worker, told: Callable[[str], None] = lambda text: None) -> None:
         config = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
                                 backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=GRACE,
-                                server_header=False)  # fmt: skip
+                                server_header=False, h11_max_incomplete_event_size=LINES)  # fmt: skip
         super().__init__(config)
         self.worker, self.told = worker, told
         self.signal = 0  # that ended it
