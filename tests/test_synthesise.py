@@ -284,3 +284,26 @@ def test_a_tool_that_searches_gets_no_knowledge_question_as_no_call() -> None:
 def test_template_line() -> None:
     assert read_template("a {b} => c=1, d=x", "i") == Template("i", "a {b}", {"c": 1, "d": "x"})
     assert read_template("a => missing=b", "i").missing == "b"
+
+
+def order_tea(kind: str, cups: int = 1, milk: bool = False, note: str | None = None) -> str:
+    """Order tea.
+
+    Examples:
+        - A {kind} tea, please
+        - Tea: {kind}, {cups} cups
+        - {cups} cups of {kind} tea
+        - {kind} tea with milk => milk=true
+        - I would like some {kind} tea
+    """
+    return kind
+
+
+def test_what_has_a_plain_default_is_always_written():
+    """Whether one more argument follows is a late decision that small models get wrong."""
+    calls = [call for row in synthesise([order_tea], rows_train=200).train for m in row.messages for call in m.calls]
+    assert len(calls) > 150
+    assert all({"kind", "cups", "milk"} <= set(call.arguments) for call in calls)
+    assert {True, False} == {call.arguments["milk"] for call in calls}
+    assert {call.arguments["cups"] for call in calls} > {1}
+    assert not any(call.arguments.get("note", "") is None for call in calls)  # null says nothing

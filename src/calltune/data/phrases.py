@@ -200,6 +200,16 @@ def _choices(name: str, own: Mapping[str, Any], table: PhraseTable) -> list[Any]
     return [option for option in options if option not in taken] or options
 
 
+def with_defaults(arguments: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
+    """All that has a plain default is written, said or not: whether one more argument follows is a late decision that
+    small models get wrong, and an argument that equals its default is right as well (docs/log.md)."""
+    plain = {
+        name: schema["default"] for name, schema in tool.properties.items()
+        if isinstance(schema, Mapping) and isinstance(schema.get("default"), str | int | float)
+    }  # fmt: skip
+    return ordered({**plain, **arguments}, tool)
+
+
 def ordered(arguments: Mapping[str, Any], tool: Tool) -> dict[str, Any]:
     """In the order of the schema: one order for all rows is easier to learn than the request's."""
     return {name: arguments[name] for name in tool.properties if name in arguments}

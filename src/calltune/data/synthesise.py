@@ -22,7 +22,7 @@ from calltune.data.generic import table_for
 from calltune.data.no_call import no_call_requests
 from calltune.data.parts import PARTS, Part
 from calltune.data.patterns import JOINS, WRAPS
-from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill, ordered
+from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill, ordered, with_defaults
 from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan, first_plan
 from calltune.data.rephrase import LINKS, dressed, linked
 from calltune.data.requests import read_requests
@@ -125,7 +125,7 @@ class _Maker:
         self.answers = answers
         self.links = links
         self.by_tool = {table.tool: table for table in tables}
-        self.dress = dress  # tables by hand hold enough wordings of their own
+        self.dress = dress  # tables by hand hold enough wordings of their own, and write all arguments
 
     def rows(self, count: int, shares: Shares) -> tuple[Conversation, ...]:
         """`count` rows with different requests in mixed order, fewer when the templates give no more."""
@@ -174,8 +174,14 @@ class _Maker:
         return template
 
     def _fill(self, table: PhraseTable, kind: Kind, used: set[str] | None = None) -> Filled:
-        template = self._template(table, kind)
-        return fill(template, table, self.by_name[table.tool], self.part, self.rng, used)
+        return self._filled(self._template(table, kind), table, used)
+
+    def _filled(self, template: Template, table: PhraseTable, used: set[str] | None) -> Filled:
+        tool = self.by_name[table.tool]
+        filled = fill(template, table, tool, self.part, self.rng, used)
+        if not self.dress:
+            return filled
+        return replace(filled, arguments=tuple(with_defaults(arguments, tool) for arguments in filled.arguments))
 
     def _having(self, kind: Kind) -> list[PhraseTable]:
         return [table for table in self.tables if table.of(kind, self.part)]
@@ -236,7 +242,7 @@ class _Maker:
                 continue
             used: set[str] = set()
             before = self._fill(one, "clause", used)
-            after = fill(then, other, link.second.tool, self.part, self.rng, used)
+            after = self._filled(then, other, used)
             call = ToolCall(one.tool, before.arguments[0], "call_0")
             found = linked_result(link, call, self.part, self.rng)
             if found is None:
