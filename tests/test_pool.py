@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -154,6 +155,14 @@ def test_little_data_and_one_worker_start_no_process(tmp_path, capsys, started):
         command(capsys, check, str(path), "--workers", "0")
 
 
+def test_no_more_processes_start_than_there_are_pieces(started):
+    with Pool(9) as several:
+        assert [made for _, made in several.map(int, ["1", "2", "3"])] == [1, 2, 3]
+        assert len(started) == 3
+        assert [made for _, made in several.map(str, range(5))] == list("01234")
+        assert len(started) == 5
+
+
 def test_results_come_in_order_and_few_pieces_are_read_ahead(started):
     drawn = []
 
@@ -189,8 +198,11 @@ def test_a_process_that_is_ended_is_told_with_its_lines(tmp_path, started):
             list(verdicts)
 
 
-def test_a_process_ends_with_the_pipe():
+@pytest.mark.parametrize("left", [0, 3, 500])
+def test_a_process_ends_with_the_pipe(left):
+    """Also in the middle of a piece, where this process was killed while it wrote one."""
     worker = Worker()
+    worker.process.stdin.write(pickle.dumps((None, b"x" * 9999), pickle.HIGHEST_PROTOCOL)[:left])
     worker.process.stdin.close()
     assert worker.process.wait(timeout=60) == 0
     worker.close()

@@ -12,6 +12,7 @@ from serving import serving
 from tiny import TOOLS
 
 from calltune.formats import get_format
+from calltune.serve import answers
 from calltune.serve.app import Options
 from calltune.serve.work import Counts, Listener, Made, Stopped, Work
 
@@ -202,3 +203,17 @@ def test_json_of_a_schema_is_content_where_the_template_opens_a_plan():
         asked: dict[str, Any] = {"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
         message = client.chat.completions.create(response_format={"type": "json_object"}, **asked).choices[0].message
         assert message.content == '{"a": 1}' and not hasattr(message, "reasoning_content")
+
+
+def test_a_plan_that_the_template_opened_is_one_also_after_a_wait_in_the_queue(server, ask, monkeypatch):
+    plain = answers.events
+
+    async def late(*given: Any) -> Any:
+        yield None  # what comes where nothing has happened for a while
+        async for event in plain(*given):
+            yield event
+
+    monkeypatch.setattr(answers, "events", late)
+    monkeypatch.setattr(server.worker, "opened", True)
+    message, _, end = ask("The user asks.\n</think>\nHello")
+    assert (message.reasoning_content, message.content, end) == ("The user asks.", "Hello", "stop")

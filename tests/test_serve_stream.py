@@ -144,6 +144,14 @@ def test_trap_t30_t31_what_is_no_call_comes_as_content(raw, bound):
     assert raw in made["content"] and made["content"].strip()
 
 
+@pytest.mark.parametrize("name", sorted(set(HEADS) - {"mistral"}))
+def test_words_that_look_like_a_call_whose_name_is_no_json(name):
+    begin = {"hermes": "<tool_call>", "mistral-list": "[TOOL_CALLS]"}.get(name, "")
+    text = f'As in {begin}{{"name": "C:\\q", "arguments": {{"a": 1}}}}.'
+    made = message(text, [3, 30, 40], name, [F])
+    assert "tool_calls" not in made and 'q", "arguments"' in made["content"]
+
+
 def test_a_good_call_beside_one_that_cannot_be_read():
     text = WRITTEN["hermes"] + '\n<tool_call>\n{"name": "f", "arguments": {"a": }}\n</tool_call>'
     made = message(text, [3, 50], "hermes", [F, WEATHER], bound=False)

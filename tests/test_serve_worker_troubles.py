@@ -16,6 +16,7 @@ from calltune.errors import InputError
 from calltune.grammar import Rules
 from calltune.platform.process_memory import process_bytes
 from calltune.serve import served
+from calltune.serve.stream import Deltas
 from calltune.serve.work import Counts, Made, QueueFull, Stopped
 from calltune.serve.worker import ModelWorker
 
@@ -117,6 +118,19 @@ def test_the_worker_goes_on_after_a_step_that_fails(caller, start, monkeypatch, 
         with pytest.raises(MemoryError):
             heard[1].wait()
     assert together(worker, [work("z")])[0].text == alone(caller, work("z"))
+
+
+def test_a_text_that_cannot_be_looked_through_ends_its_own_reply(caller, start, monkeypatch):
+    """Stop texts are looked for in the model's thread, beside the others' replies."""
+    monkeypatch.setattr(Deltas, "feed", lambda *_: 1 / 0)
+    worker, good, bad = start(), Heard(), Heard()
+    first = Heard({2: lambda: [worker.submit(work("b", stop=("x",)), bad), worker.submit(work("c"), good)]})
+    worker.submit(work("a"), first)
+    with pytest.raises(ZeroDivisionError):
+        bad.wait()
+    assert bad.times == 1
+    for heard, text in ((first, "a"), (good, "c")):
+        assert heard.wait().text == alone(caller, work(text))
 
 
 def test_cancelled_replies_leave_the_queue_and_the_batch(caller, start):

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, cycle, islice
+from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -47,13 +47,14 @@ class Pool:
         if len(first) < FEW:
             yield from ((piece, task(piece)) for piece in chain(first, todo))
             return
-        while len(self.workers) < self.size:
-            self.workers.append(Worker())
-        for worker in self.workers:
-            worker.send((task, None))
         given: deque[tuple[P, Worker]] = deque()
+        told: list[Worker] = []  # those that know the task: no more than there are pieces
         try:
-            for piece, worker in zip(chain(first, todo), cycle(self.workers)):
+            for number, piece in enumerate(chain(first, todo)):
+                if len(told) == number < self.size:
+                    told.append(self._worker(number))
+                    told[number].send((task, None))
+                worker = told[number % self.size]
                 worker.send((None, piece))
                 given.append((piece, worker))
                 if len(given) == AHEAD * self.size:
@@ -63,6 +64,11 @@ class Pool:
         finally:
             if given:  # nobody asks for these results, and they are none of the next pieces'
                 self.close()
+
+    def _worker(self, number: int) -> Worker:
+        while len(self.workers) <= number:
+            self.workers.append(Worker())
+        return self.workers[number]
 
     def close(self) -> None:
         while self.workers:
@@ -136,7 +142,7 @@ def serve() -> None:
             if given is None and task is not None:
                 target.write(pickle.dumps(_tried(task, piece), pickle.HIGHEST_PROTOCOL))
                 target.flush()
-    except (EOFError, OSError):
+    except (EOFError, OSError, pickle.UnpicklingError):
         os._exit(0)  # the other end is gone, with it all that could be flushed
 
 

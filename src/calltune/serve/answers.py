@@ -33,12 +33,19 @@ class Exchange:
     """One request and its reply."""
 
     asked: Asked
-    deltas: Deltas
+    format: str
     metrics: Metrics
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     begun: float = field(default_factory=time.perf_counter)
     created: int = field(default_factory=lambda: int(time.time()))
     first: bool = True
+
+    def __post_init__(self) -> None:
+        self.deltas: Deltas = deltas_of(self.asked.work, self.format, False)
+
+    def begin(self, prompt: Prompt) -> None:
+        """Before any text; where the request waited in the queue, maybe after the answer has begun."""
+        self.deltas = deltas_of(self.asked.work, self.format, prompt.opened)
 
     def feed(self, text: str) -> list[Delta]:
         if self.first and text:
@@ -99,13 +106,13 @@ class Answering:
     async def answer(self, asked: Asked, receive: Any) -> Response:
         """Raises what ends a request before its answer begins."""
         work = asked.work
-        exchange = Exchange(asked, deltas_of(work, self.format, False), self.metrics)
+        exchange = Exchange(asked, self.format, self.metrics)
         coming = events(self.worker, work, receive, self.patience)
         streams = False
         try:
             first = await anext(coming)
             while isinstance(first, Prompt):  # a failure before the first text still has a status of its own
-                exchange.deltas = deltas_of(work, self.format, first.opened)
+                exchange.begin(first)
                 first = await anext(coming)
             if isinstance(first, Exception):
                 raise first
@@ -128,6 +135,8 @@ class Answering:
         while True:
             if isinstance(event, Exception):
                 raise event
+            if isinstance(event, Prompt):
+                exchange.begin(event)
             if isinstance(event, str):
                 deltas += exchange.feed(event)
             if isinstance(event, Made):
@@ -148,7 +157,9 @@ class Answering:
                 elif isinstance(event, Exception):
                     yield _failed(event)
                     return
-                elif not isinstance(event, Prompt):
+                elif isinstance(event, Prompt):
+                    exchange.begin(event)
+                else:
                     found = exchange.end(event) if isinstance(event, Made) else exchange.feed(event)
                     if found:
                         yield b"".join(_line(exchange.chunk(delta)) for delta in found)

@@ -82,7 +82,14 @@ class Job:
         return self.served.schema_grammar(schema)
 
     def tell(self) -> None:
-        """Tells the text that is new and will stay: whole characters. Ends at a stop text."""
+        """Tells the text that is new and will stay: whole characters. Ends at a stop text. What goes wrong with that
+        text is this reply's, not that of those beside it."""
+        try:
+            self._tell()
+        except Exception as error:
+            self.writing.fail(error)
+
+    def _tell(self) -> None:
         if len(self.writing.ids) > self.seen and not self.cut:
             self.seen = len(self.writing.ids)
             self.text = self.served.caller.loaded.tokenizer.decode(self.writing.ids)

@@ -162,8 +162,8 @@ class Deltas:
                 head = HEADS[self.format].search(self.text, self.at)
                 if not head:
                     return deltas
-                name = json.loads(head[1], strict=False) if self.format != "mistral" else head[1]
-                if find_tool(self.tools, name) is None:
+                name = _name(head[1]) if self.format != "mistral" else head[1]
+                if name is None or find_tool(self.tools, name) is None:
                     self.writing = None
                     return deltas
                 self.at = head.end()
@@ -240,6 +240,15 @@ def deltas_of(work: Work, format: str, opened: bool) -> Deltas:
     """Those of the reply to a request. `opened`: its prompt ends with the mark that begins a plan."""
     bare = work.schema is not None  # then nothing but JSON comes, also after such a mark
     return Deltas(format, work.tools, work.calls, work.rules is not None, opened and not bare, bare, work.stop)
+
+
+def _name(written: str) -> str | None:
+    """A name as JSON writes it; None where words only look like a call."""
+    try:
+        name: str = json.loads(written, strict=False)
+    except ValueError:
+        return None
+    return name
 
 
 def _without(text: str, marks: Sequence[str]) -> str:
