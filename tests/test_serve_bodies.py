@@ -166,6 +166,19 @@ def test_a_prompt_that_is_too_long_has_openais_code(http):
         )
 
 
+def test_a_text_that_no_context_could_hold_is_refused_before_its_tokens_are_counted(http, caller, monkeypatch):
+    """That would take the model's thread seconds, and all replies with it."""
+    asked = []
+    monkeypatch.setattr("calltune.serve.job.prompt_ids", lambda *a: asked.append(a) or prompt_ids(*a))
+    longest = caller.loaded.tokenizer.longest_token
+    error = error_of(http.post(CHAT, json=body(messages=[USER | {"content": "x" * (4096 * longest)}])))
+    assert error["code"] == "context_length_exceeded" and "have at least 4,096" in error["message"]
+    assert asked == []
+    error = error_of(http.post(CHAT, json=body(messages=[USER | {"content": "x" * (4096 * longest - longest)}])))
+    assert error["code"] == "context_length_exceeded" and "at least" not in error["message"]
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("text", ["{'a'", "[1]", "5", "not JSON <|im_end|>", '{"a": 1} {"b"', "[" * 200])
 def test_arguments_of_old_calls_that_are_no_json_reach_the_model_as_text(caller, text):
     """Clients send back what a model wrote. Its control tokens stay text."""

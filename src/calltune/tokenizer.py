@@ -62,6 +62,11 @@ class Tokenizer:
                 for text, encoded in zip(texts, found, strict=True)]  # fmt: skip
 
     @cached_property
+    def longest_token(self) -> int:
+        """Characters (of byte-level tokens: bytes) of the longest token: so many stand for one token at most."""
+        return max(len(token) for token in self.inner.get_vocab())
+
+    @cached_property
     def control_texts(self) -> re.Pattern[str] | None:
         """Finds the texts of tokens that steer: the special ones and those that end a reply."""
         added = self.inner.added_tokens_decoder

@@ -111,7 +111,9 @@ class Worker:
         """What came of the piece that it was given longest ago. Raises CannotFinish."""
         try:
             done, result = pickle.load(cast(BinaryIO, self.process.stdout))
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            if isinstance(error, pickle.UnpicklingError):
+                self.process.kill()  # something else wrote into its pipe, and it goes on
             code = self.process.wait()
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             step = "`--workers 1` works in one process, with less memory"

@@ -17,6 +17,7 @@ from calltune.schema import Reply, Tool
 from calltune.serve.served import Served
 from calltune.serve.stream import Deltas, deltas_of
 from calltune.serve.work import Listener, Made, Stopped, TooLong, Work
+from calltune.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -56,6 +57,7 @@ class Job:
         self.served = _model(work.model, models)
         caller = self.served.caller
         self.tools = self.served.known(work.tools)
+        _check_length(work, caller.loaded.tokenizer, self.served.context)
         ids = _told(
             "the model's chat template cannot write these messages",
             "change the order or the roles of the messages",
@@ -151,6 +153,14 @@ def _model(name: str, models: dict[str, Served]) -> Served:
         problem = Problem("unknown_model", name, ", ".join(models))
         raise InputError("there is no such model", problems=[problem], next_step="ask for one of these")
     return models[name]
+
+
+def _check_length(work: Work, tokenizer: Tokenizer, context: int | None) -> None:
+    """Refuses what has more characters than the context could hold, whatever its tokens are: to count those of
+    millions of characters would take this thread seconds, and all replies wait for it. Raises InputError."""
+    least = sum(len(message.content.strip()) for message in work.messages) // tokenizer.longest_token
+    if context is not None and least >= context:
+        raise TooLong(least, context, least=True)
 
 
 def _room(prompt: int, context: int | None) -> int:

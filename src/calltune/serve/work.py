@@ -89,10 +89,11 @@ class Worker(Protocol):
 class TooLong(InputError):
     """The prompt leaves no room for a reply in the model's context."""
 
-    def __init__(self, prompt: int, context: int) -> None:
+    def __init__(self, prompt: int, context: int, *, least: bool = False) -> None:
+        """`least`: it has at least that many tokens."""
         # Clients know this error by words of it: LiteLLM by the first, LangChain by "prompt is too long".
         super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the "
-                         f"prompt is too long: its messages and tools have {prompt:,}",
+                         f"prompt is too long: its messages and tools have {'at least ' * least}{prompt:,}",
                          next_step="send fewer or shorter messages and tools")  # fmt: skip
 
 
