@@ -158,8 +158,9 @@ class Caller:
     def opened(self, ids: Sequence[int]) -> bool:
         """Whether a prompt ends with the mark that begins a plan, so that the reply goes on in it. A model that was
         trained here writes that mark in any case: so its examples are rendered."""
-        end = self.loaded.tokenizer.decode(ids[-PLAN_TOKENS:])
-        return not self.trained and begins_plan(self.template.format, end)
+        if self.trained:
+            return False
+        return begins_plan(self.template.format, self.loaded.tokenizer.decode(ids[-PLAN_TOKENS:]))
 
     def guide(self, grammar: Grammar | None) -> Guide | None:
         return Guide(grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
