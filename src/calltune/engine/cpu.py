@@ -16,39 +16,27 @@ import numpy as np
 import numpy.typing as npt
 
 from calltune.engine.attention import attention
-from calltune.engine.cpu_layers import quick_layers
+from calltune.engine.cpu_layers import LAYERS
+from calltune.engine.swaps import Swaps
 from calltune.engine.threads import in_parts
 
 Array = npt.NDArray[np.float32]
 
-_active = False
-
 
 @contextmanager
 def fast_cpu(enabled: bool = True, *, layers: bool = False) -> Iterator[None]:
-    """Within it, float32 work on the CPU takes the quick forms. Nothing changes on a GPU or if not `enabled`.
-    `layers`: those of engine/cpu_layers.py too."""
-    global _active
-    if _active or not enabled or mx.default_device() != mx.cpu:
+    """Within it, this thread's float32 work on the CPU takes the quick forms. Nothing changes on a GPU or if not
+    `enabled`. `layers`: those of engine/cpu_layers.py too."""
+    if is_fast() or not enabled or mx.default_device() != mx.cpu:
         yield
         return
-    plain = mx.fast.scaled_dot_product_attention, mx.sigmoid, mx.tanh
-    mx.fast.scaled_dot_product_attention = attention(plain[0])
-    mx.sigmoid, mx.tanh = _quick(plain[1], _sigmoid, _sigmoid_grad), _quick(plain[2], _tanh, _tanh_grad)
-    mx.disable_compile()
-    _active = True
-    try:
-        with quick_layers() if layers else nullcontext():
-            yield
-    finally:
-        mx.fast.scaled_dot_product_attention, mx.sigmoid, mx.tanh = plain
-        mx.enable_compile()
-        _active = False
+    with _SWAPS.within(), LAYERS.within() if layers else nullcontext():
+        yield
 
 
 def is_fast() -> bool:
-    """Whether `fast_cpu` is active, and with it `Split` keys and values are understood."""
-    return _active
+    """Whether `fast_cpu` is active in this thread, and with it `Split` keys and values are understood."""
+    return _SWAPS.here
 
 
 def detached(array: mx.array) -> mx.array:
@@ -107,3 +95,14 @@ def _tanh_grad(y: Array, given: Array, out: Array) -> None:
     np.multiply(y, y, out=out)
     np.subtract(1.0, out, out=out)
     out *= given
+
+
+_SWAPS = Swaps(
+    [
+        (mx.fast, "scaled_dot_product_attention", attention),
+        (mx, "sigmoid", lambda plain: _quick(plain, _sigmoid, _sigmoid_grad)),
+        (mx, "tanh", lambda plain: _quick(plain, _tanh, _tanh_grad)),
+    ],
+    first=mx.disable_compile,
+    last=mx.enable_compile,
+)

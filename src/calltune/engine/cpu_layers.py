@@ -7,8 +7,7 @@ to float rounding; small arrays (decoding) and what is not covered go to MLX.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -17,23 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from mlx_lm.tuner.lora import LoRALinear
 
+from calltune.engine.swaps import Swaps
 from calltune.engine.threads import cores, run_tasks
 
 Array = npt.NDArray[np.float32]
 SMALLEST = 1 << 17  # numbers; below, MLX's own forms cost less than waiting for their input
 BLOCK = 1 << 15  # numbers that go through an operation together: 128 KB
-
-
-@contextmanager
-def quick_layers() -> Iterator[None]:
-    """Puts the quick forms where mlx's layers and mlx-lm's models look them up, for its duration."""
-    plain = mx.fast.rms_norm, mx.fast.rope, nn.silu, LoRALinear.__call__
-    mx.fast.rms_norm, mx.fast.rope = _rms_norm(plain[0]), _rope(plain[1])
-    nn.silu, LoRALinear.__call__ = _silu(plain[2]), _lora(plain[3])
-    try:
-        yield
-    finally:
-        mx.fast.rms_norm, mx.fast.rope, nn.silu, LoRALinear.__call__ = plain
 
 
 def _covers(x: Any) -> bool:
@@ -234,3 +222,14 @@ def _lora(plain: Callable[..., mx.array]) -> Callable[..., mx.array]:
         return whole.reshape(y.shape)
 
     return call
+
+
+# Where mlx's layers and mlx-lm's models look them up.
+LAYERS = Swaps(
+    [
+        (mx.fast, "rms_norm", _rms_norm),
+        (mx.fast, "rope", _rope),
+        (nn, "silu", _silu),
+        (LoRALinear, "__call__", _lora),
+    ]
+)
