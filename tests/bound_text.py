@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from calltune.engine.writing import Writing
+from calltune.engine.writing import Guide, Writing
 from calltune.formats import FORMATS, get_format
 from calltune.grammar import Grammar
-from calltune.guide import Guide
+from calltune.guide import GrammarGuide
 from calltune.schema import Reply, Tool
 from calltune.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ ODD = {
 
 def allowed(text: str, grammar: Grammar, tokenizer: Tokenizer) -> tuple[bool, bool]:
     """Whether a reply may begin with this text, and whether it may end there."""
-    guide = Guide(grammar, tokenizer, tokenizer.stop_ids)
+    guide = GrammarGuide(grammar, tokenizer, tokenizer.stop_ids)
     for token in tokenizer.encode(text):
         if not guide.mask()[token]:
             return False, False
@@ -52,8 +52,15 @@ def walk(
     grammar: Grammar, tokenizer: Tokenizer, rng: random.Random, tools: Sequence[Tool], form: str = "hermes"
 ) -> Reply:
     """A reply of tokens drawn from those that are allowed, those that end something more often."""
+    return walk_under(GrammarGuide(grammar, tokenizer, tokenizer.stop_ids), tokenizer, rng, tools, form)
+
+
+def walk_under(
+    guide: Guide, tokenizer: Tokenizer, rng: random.Random, tools: Sequence[Tool], form: str = "hermes"
+) -> Reply:
+    """The same under any guide that always says which tokens may come."""
     stop = frozenset(tokenizer.stop_ids)
-    writing = Writing(stop, 400, Guide(grammar, tokenizer, stop))
+    writing = Writing(stop, 400, guide)
     writing.begin([])
     ends = [
         i for i in range(tokenizer.inner.vocab_size) if tokenizer.decode([i])[:1] in ('"', "}", "]", ",", "<", ")")
@@ -61,6 +68,7 @@ def walk(
     while not writing.ended:
         assert writing.guide
         mask = writing.guide.mask()
+        assert mask is not None
         some = [i for i in ends if mask[i]] if rng.random() < 0.4 else []
         several = tokenizer.encode(ENDS[form]) if form in ENDS and rng.random() < 0.2 else []
         for token in several or [rng.choice(some or np.flatnonzero(mask).tolist())]:

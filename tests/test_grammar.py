@@ -13,7 +13,7 @@ from tiny import TOOLS, tiny_tokenizer
 from calltune.errors import InputError
 from calltune.formats import get_format, join
 from calltune.grammar import Rules, check_loose, enforceable, grammar_of
-from calltune.guide import Guide
+from calltune.guide import GrammarGuide
 from calltune.schema import Reply, Tool, ToolCall, validate_call
 from calltune.template import Template, choose_template
 from calltune.tokenizer import Tokenizer, load_tokenizer
@@ -183,7 +183,7 @@ def test_128_tools(template, tokenizer):
     ]
     start = time.perf_counter()
     grammar = grammar_of(tools, Rules("required"), template, tokenizer)
-    Guide(grammar, tokenizer, tokenizer.stop_ids).mask()
+    GrammarGuide(grammar, tokenizer, tokenizer.stop_ids).mask()
     assert time.perf_counter() - start < 10
     text = '<tool_call>\n{"name": "tool_127", "arguments": {"a127": "x"}}\n</tool_call>'
     assert allowed(text, grammar, tokenizer) == (True, True)

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "grammar_json",
         "frames",
         "guide",
+        "copying",
     ),  # tokens and rows
     ("engine",),  # everything that touches MLX
     ("lengths", "prepare", "runs", "fit", "checkpoints", "resuming"),

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from calltune.copying import Copying, copies, vocabulary_of
+from calltune.data.copied import copied_of
 from calltune.engine.adapter import read_adapter
-from calltune.engine.decode import Decoder, Generated, Sampling, generate_batch, generate_stream, use_prefix
+from calltune.engine.decode import (
+    Decoder,
+    Generated,
+    Guide,
+    Sampling,
+    generate_batch,
+    generate_stream,
+    use_prefix,
+)
 from calltune.engine.filling import shared_length
 from calltune.engine.kept import Kept
 from calltune.engine.load import Dtype, LoadedModel
@@ -18,9 +28,10 @@ from calltune.engine.load import load as load_model
 from calltune.errors import InputError
 from calltune.formats import get_format
 from calltune.formats.marks import begins_plan
+from calltune.frames import frame_of
 from calltune.functions import tools_from
 from calltune.grammar import Grammar, Rules, check_loose, grammar_of
-from calltune.guide import Guide
+from calltune.guide import GrammarGuide
 from calltune.platform.paths import cache_dir, sha256_file
 from calltune.render import prompt_ids
 from calltune.runs import Run, is_run, read_run
@@ -43,6 +54,7 @@ class Caller:
     decoder: Decoder
     run: Run | None = None
     trained: bool = False  # on this template: it writes the mark of a plan also where the template wrote it
+    copied: Mapping[str, Sequence[str]] = field(default_factory=dict)  # parameters that take words of what was said
     kept: dict[Any, tuple[Grammar, tuple[Tool, ...]]] = field(default_factory=dict)  # grammars of the last tools
     beginnings: dict[Any, tuple[tuple[int, ...], tuple[Tool, ...]]] = field(default_factory=dict)  # of their prompts
 
@@ -67,7 +79,7 @@ class Caller:
         self._share(messages, offered, ids)
         made: list[Generated] = []
         stream = generate_stream(self.decoder, ids, max_tokens=max_tokens, sampling=sampling,
-                                 guide=self.guide(grammar), on_done=made.append)  # fmt: skip
+                                 guide=self.guide(grammar, (messages, offered)), on_done=made.append)  # fmt: skip
         list(stream)
         return self.parse(made[0], open_thinking, offered, grammar)
 
@@ -101,7 +113,7 @@ class Caller:
                     on_reply(group[index], replies[group[index]])
 
             generate_batch(self.decoder, [prompts[i] for i in group], max_tokens=max_tokens, batch_size=size,
-                           sampling=sampling, guides=[self._guide_maker(grammars[i]) for i in group],
+                           sampling=sampling, guides=[self._guide_maker(grammars[i], requests[i]) for i in group],
                            on_done=done)  # fmt: skip
         return [replies[i] for i in range(len(requests))]
 
@@ -124,7 +136,7 @@ class Caller:
         if on_prompt:
             on_prompt(opened)
         grammar = self.grammar(tools, rules, opened)
-        guide = self.guide(grammar)
+        guide = self.guide(grammar, (messages, tools))
         self._share(messages, tools, ids)
 
         def done(generated: Generated) -> None:
@@ -162,11 +174,20 @@ class Caller:
             return False
         return begins_plan(self.template.format, self.loaded.tokenizer.decode(ids[-PLAN_TOKENS:]))
 
-    def guide(self, grammar: Grammar | None) -> Guide | None:
-        return Guide(grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
+    def guide(self, grammar: Grammar | None, request: Request | None = None) -> Guide | None:
+        """What a reply is bound to: the grammar, and for copied values the words of the request."""
+        maker = self._guide_maker(grammar, request)
+        return maker() if maker else None
 
-    def _guide_maker(self, grammar: Grammar | None) -> Callable[[], Guide] | None:
-        return partial(Guide, grammar, self.loaded.tokenizer, self.decoder.stop_ids) if grammar else None
+    def _guide_maker(self, grammar: Grammar | None, request: Request | None) -> Callable[[], Guide] | None:
+        tokenizer, stop_ids = self.loaded.tokenizer, self.decoder.stop_ids
+        bound = partial(GrammarGuide, grammar, tokenizer, stop_ids) if grammar else None
+        copied = copied_of(self.copied, request[1]) if request else {}
+        if not copied or request is None:
+            return bound
+        messages, frame = request[0], frame_of(self.template)
+        vocabulary = vocabulary_of(tokenizer, stop_ids)
+        return lambda: Copying(copied, messages, frame, vocabulary, bound() if bound else None)
 
     def _share(self, messages: Sequence[Message], tools: Sequence[Tool], ids: Sequence[int]) -> None:
         """Have the beginning of a prompt in the cache."""
@@ -233,9 +254,17 @@ def groups_of(prompts: Sequence[Sequence[int]], batch_size: int) -> list[tuple[l
     return [(groups[size], size) for size in sorted(groups, reverse=True)]
 
 
-def load(name: str | Path | Run, *, dtype: Dtype = "auto", think: bool = True, keep_prefixes: bool = False) -> Caller:
+def load(
+    name: str | Path | Run,
+    *,
+    dtype: Dtype = "auto",
+    think: bool = True,
+    keep_prefixes: bool = False,
+    copying: bool = True,
+) -> Caller:
     """A run (template, format and adapter come with it) or a base model, ready to call. `keep_prefixes`: the work on
-    the tools' part of prompts is kept on disk for the next process. Raises InputError."""
+    the tools' part of prompts is kept on disk for the next process. `copying`: values that all training rows took
+    word for word from the conversation can only be words of it (calltune.copying). Raises InputError."""
     run = name if isinstance(name, Run) else None
     if not isinstance(name, Run):
         run = find_run(name)
@@ -246,7 +275,7 @@ def load(name: str | Path | Run, *, dtype: Dtype = "auto", think: bool = True, k
         recorded = run.record["model"]["dtype"]
         loaded = load_model(run.base, dtype if dtype != "auto" or recorded != "quantized" else "quantized")
         read_adapter(loaded.model, run.folder)
-        caller = make_caller(loaded, run.template, run)
+        caller = make_caller(loaded, run.template, run, copying=copying)
     if keep_prefixes:
         caller.decoder.kept = Kept(cache_dir() / "prefixes", json.dumps(identity(caller), sort_keys=True))
     return caller
@@ -280,11 +309,12 @@ def find_run(name: str | Path) -> Run | None:
     return None
 
 
-def make_caller(loaded: LoadedModel, template: Template, run: Run | None = None) -> Caller:
+def make_caller(loaded: LoadedModel, template: Template, run: Run | None = None, *, copying: bool = True) -> Caller:
     """A caller from a model in memory. Replies end at the template's stop token as well as the model's own."""
     stop = loaded.tokenizer.encode(template.stop) if template.stop else []
     ids = loaded.tokenizer.stop_ids | (set(stop) if len(stop) == 1 else set())
-    return Caller(loaded, template, Decoder(loaded.model, frozenset(ids)), run, run is not None)
+    copied = run.record.get("copied", {}) if run and copying and copies(template) else {}
+    return Caller(loaded, template, Decoder(loaded.model, frozenset(ids)), run, run is not None, copied)
 
 
 def as_tools(value: Any) -> tuple[Tool, ...]:

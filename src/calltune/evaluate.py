@@ -41,6 +41,7 @@ def evaluate(
     batch_size: int = 32,
     dtype: Dtype = "auto",
     decoding: Literal["free", "constrained", "both"] = "free",
+    copying: bool = True,
     progress: Progress | None = None,
     command: str = "",
 ) -> Report:
@@ -49,7 +50,8 @@ def evaluate(
     `rows` is whatever `calltune.read` reads; of a source with parts, the test part. `suite="bfcl:CATEGORY"` asks a
     benchmark instead, whose files `benchmark` may name. `baseline` answers the same cases first: `"base"` is the
     run's own model without the adapter, `"few-shot"` that model after worked examples. `decoding="constrained"` lets
-    only calls that fit the offered tools come, `"both"` answers freely first. With `out`, the answers are
+    only calls that fit the offered tools come, `"both"` answers freely first. `copying=False` frees
+    the values that all training rows took from the conversation. With `out`, the answers are
     kept there as they come, so that an interrupted call goes on when it is made again; the report and
     predictions.jsonl replace those of an earlier evaluation when all is done. Raises InputError.
     """
@@ -69,8 +71,9 @@ def evaluate(
     if baseline is not None:  # first, so that only one model is in memory where `model` is a name
         progress.say(f"baseline: {baseline}")
         asked |= {"name": "answers of baseline", "kept": files[0] if files else None}
-        before = answers_before(baseline, model, run, questions, dtype, **asked)
+        before = answers_before(baseline, model, run, questions, dtype, copying, **asked)
     caller = model if isinstance(model, Caller) else load(run or str(model), dtype=dtype)
+    caller = caller if copying else replace(caller, copied={})
     if decoding == "both":
         free = asked | {"name": "free answers", "rules": None, "kept": files[0] if files else None}
         before = answer_all(caller, questions, **free)
@@ -146,11 +149,13 @@ def answers_before(
     run: Run | None,
     questions: Sequence[Question],
     dtype: Dtype,
+    copying: bool = True,
     **asked: Any,
 ) -> list[Answer]:
     """The baseline's answers. `"few-shot"`: those of the base model that was shown worked examples first."""
     if baseline != FEW_SHOT:
-        return answer_all(load_baseline(baseline, run, dtype), questions, **asked)
+        caller = load_baseline(baseline, run, dtype)
+        return answer_all(caller if copying else replace(caller, copied={}), questions, **asked)
     base = (
         load_baseline("base", run, dtype) if run else model if isinstance(model, Caller) else load(model, dtype=dtype)
     )

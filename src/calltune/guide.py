@@ -20,7 +20,7 @@ from calltune.tokenizer import Tokenizer
 PART = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|-?\d[\d.]*(?:[eE][+-]?\d+)?', re.DOTALL)
 
 
-class Guide:
+class GrammarGuide:
     """One reply under a grammar. The methods are those that the engine's decoding asks for."""
 
     def __init__(self, grammar: Grammar, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:

@@ -52,6 +52,7 @@ SHAPE = _object(
         lengths=_LENGTHS, manifest=_object(held_out_tools=_list(_TEXT)),
     ),
     golden_prompt=_list(_COUNT),
+    copied=_object(others=_list(_TEXT)),
     settings=_object(model=_TEXT, data=_TEXT_OR_NONE, tools=_TEXT_OR_NONE, out=_TEXT, epochs=_NUMBER,
                      iters=_COUNT_OR_NONE),
     calltune=_TEXT,

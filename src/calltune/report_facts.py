@@ -58,8 +58,17 @@ def make_report(
         machine={"system": f"{here.os} {here.arch}", "device": f"{here.device}: {here.device_name}",
                  "cores": here.cores, "memory_gb": here.memory_gb, "blas": blas_name()},
         versions=here.versions | {"python": here.python}, hashes=record.get("hashes", {}),
-        settings=record.get("settings", {}), method=tuple(method), command=command, created=now(),
+        settings=record.get("settings", {}), method=(*method, *copying_note(caller)), command=command, created=now(),
     )  # fmt: skip
+
+
+def copying_note(caller: Caller) -> list[str]:
+    """A sentence about values that could only be words of the request."""
+    if not caller.copied:
+        return []
+    count = sum(map(len, caller.copied.values()))
+    return [f"For {count} parameter{'s' if count > 1 else ''} every training row took the value word for word from the "
+            "conversation; answers could only say words of it there (eval --no-copying measures without)."]  # fmt: skip
 
 
 def method_of(

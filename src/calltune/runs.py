@@ -21,6 +21,7 @@ from typing import Any
 from calltune._version import __version__
 from calltune.checkpoints import FOLDER as CHECKPOINTS
 from calltune.checkpoints import Checkpoint, drop_from, sweep, write_checkpoint
+from calltune.data.copied import copied_parameters
 from calltune.data.phrasing import content_key
 from calltune.data.readers import load_conversations
 from calltune.engine.load import LoadedModel
@@ -215,7 +216,7 @@ def record_of(
                  "test": len(parts.test)}, **prepared.counts, "lengths": dict(prepared.lengths),
                  **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
         "row_hashes": {"data": " ".join(row_hashes(prepared.train)), "valid": " ".join(row_hashes(prepared.valid))},
-        "golden_prompt": list(prepared.golden_prompt),
+        "golden_prompt": list(prepared.golden_prompt), "copied": copied_parameters(parts.train),
         "settings": to_dict(settings) | places(settings), "machine": here.to_dict(), "versions": here.versions,
     }  # fmt: skip
 

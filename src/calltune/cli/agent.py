@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         functions = _functions(args, found, stack)
         rules = rules_of(args, functions)
         session = Session(args, functions, rules, sampling)
-        session.model = load(found or args.model, keep_prefixes=args.keep_prefix)
+        session.model = load(found or args.model, keep_prefixes=args.keep_prefix, copying=args.copying)
         if args.text is not None:
             return session.work(args.text)
         return _converse(session)

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         check_executable(functions, found)
     tools = tuple(function.tool for function in functions)
     rules = rules_of(args, functions)
-    caller = load(found or args.model, keep_prefixes=args.keep_prefix)
+    caller = load(found or args.model, keep_prefixes=args.keep_prefix, copying=args.copying)
     messages: tuple[Message, ...] = (Message("user", args.text),)
     new: list[dict[str, Any]] = []
     for _ in range(ROUNDS):

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     found = find_run(args.model)
     functions = offered(args.tools, found)
     rules = rules_of(args, functions)
-    caller = load(found or args.model, keep_prefixes=args.keep_prefix)
+    caller = load(found or args.model, keep_prefixes=args.keep_prefix, copying=args.copying)
     session = Session(caller, functions, args.max_tokens, sampling, sys.stdin.isatty(), in_colour(sys.stdout), rules)
     for text in requests_in(functions, interactive=session.interactive):
         if text is None:

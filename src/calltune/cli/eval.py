@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             found or args.model, settings.data, suite=settings.suite, benchmark=settings.benchmark,
             baseline=settings.baseline, out=out, limit=settings.limit,
             max_tokens=settings.max_tokens, batch_size=settings.batch_size, dtype=settings.dtype,
-            decoding=settings.decoding, progress=bars,
+            decoding=settings.decoding, copying=settings.copying, progress=bars,
             command=shlex.join(["calltune", *sys.argv[1:]]) if sys.argv[1:2] == ["eval"] else "calltune eval",
         )  # fmt: skip
     if args.json:

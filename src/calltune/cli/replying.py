@@ -32,11 +32,18 @@ def add_generation_flags(parser: argparse.ArgumentParser, *, constrained: bool =
     else:
         parser.add_argument("--constrained", action="store_true",
                             help="only calls that fit the offered tools and their schemas can come")  # fmt: skip
+    add_copying_flag(parser)
     means = "" if constrained else " (means --constrained)"
     parser.add_argument("--tool-choice", metavar="C", help=f"auto, none, required, or a tool's name{means}")
     parser.add_argument("--one-call", action="store_true", help=f"at most one call{means}")
     parser.add_argument("--keep-prefix", action="store_true",
                         help="keep the work on the tools on disk, for the next command")  # fmt: skip
+
+
+def add_copying_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-copying", dest="copying", action="store_false",
+                        help="free the values that all training rows took word for word from the conversation: else "
+                             "they can only be words of it")  # fmt: skip
 
 
 def rules_of(args: argparse.Namespace, functions: Sequence[Function]) -> Rules | None:

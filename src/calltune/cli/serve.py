@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calltune.cli.replying import add_copying_flag
 from calltune.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def add_parser(subparsers: Any) -> None:
     add("--max-tokens", type=int, default=512, metavar="N",
         help="longest reply where a request does not say (default: 512)")  # fmt: skip
     add("--free", action="store_true", help="do not bind replies to the tools where a request does not ask for it")
+    add_copying_flag(parser)
     add("--yes", action="store_true", help="run functions without asking")
     parser.set_defaults(run=run)
 
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     port = open_port(args.host, args.port)
     with port:
         _say(f"loading {args.model}")
-        caller = load(found or args.model)
+        caller = load(found or args.model, copying=args.copying)
         return _serve(args, caller, functions, guards, port)
 
 

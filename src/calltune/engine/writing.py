@@ -23,12 +23,14 @@ class Generated:
 
 
 class Guide(Protocol):
-    """What binds a reply to a form while it is made (calltune.guide)."""
+    """What binds a reply while it is made: to a form (calltune.guide), to words (calltune.copying). `mask`: the
+    tokens that may come, None for any; `takes` is told each that was chosen, and may refuse it; `forced`: those that
+    must follow."""
 
     @property
     def finished(self) -> bool: ...
 
-    def mask(self) -> np.ndarray[Any, np.dtype[np.bool_]]: ...
+    def mask(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None: ...
 
     def takes(self, token: int) -> bool: ...
 
@@ -121,7 +123,8 @@ def choose(logits: mx.array, writing: Sequence[Writing]) -> list[int]:
                 row[len(mask) :] = False  # rows of the head that stand for no token
     tokens = _sampled(logits, allowed, [w.sampler for w in writing])
     for i, w in enumerate(writing):
-        while allowed is not None and not w.error and tokens[i] not in w.stop_ids and not w.takes(tokens[i]):
+        while not w.error and tokens[i] not in w.stop_ids and not w.takes(tokens[i]):
+            allowed = np.ones(logits.shape, np.bool_) if allowed is None else allowed
             allowed[i, tokens[i]] = False
             if w.error or not allowed[i].any():
                 break

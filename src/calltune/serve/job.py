@@ -66,7 +66,8 @@ class Job:
         self.opened = caller.opened(ids)
         self.grammar = _told(*NO_GRAMMAR, self._grammar)
         limit = min(work.max_tokens, _room(len(ids), self.served.context))
-        guide = _told(*NO_GRAMMAR, lambda: caller.guide(self.grammar))
+        request = None if work.schema else (work.messages, self.tools)
+        guide = _told(*NO_GRAMMAR, lambda: caller.guide(self.grammar, request))
         writing = Writing(caller.decoder.stop_ids, limit, guide, work.sampling.sampler())
         self.joining = Joining(writing, ids, caller.beginning(work.messages, self.tools, ids))
         if work.stop:

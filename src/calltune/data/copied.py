@@ -1,0 +1,88 @@
+"""Parameters whose values are taken word for word from the conversation, as the training rows show it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from calltune.schema import Conversation, Message, Tool, find_tool
+
+WORD = re.compile(r"\w")
+# tool -> parameter -> the texts that it may have though nobody says them
+Copied = dict[str, dict[str, Sequence[str]]]
+FEWEST = 8  # calls that have a parameter, so that it is known for one that is copied
+
+
+def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[str]]:
+    """Of each tool the parameters whose texts (or texts in a list) stand word for word in what was said before the
+    call, in every one of at least FEWEST calls that have them."""
+    times = Counter[tuple[str, str]]()
+    free = set[tuple[str, str]]()
+    for conversation in conversations:
+        for at, message in enumerate(conversation.messages):
+            said = spoken(conversation.messages[:at]) if message.calls else []
+            for call in message.calls:
+                tool = find_tool(conversation.tools, call.name)
+                for name, value in call.arguments.items():
+                    schema = (tool.properties.get(name) if tool else None) or {}
+                    times[call.name, name] += 1
+                    if not _is_copied(value, schema, said):
+                        free.add((call.name, name))
+    found: dict[str, list[str]] = {}
+    for (tool_name, name), count in sorted(times.items()):
+        if count >= FEWEST and (tool_name, name) not in free:
+            found.setdefault(tool_name, []).append(name)
+    return found
+
+
+def copied_of(copied: Mapping[str, Sequence[str]], tools: Sequence[Tool]) -> Copied:
+    """The copied parameters that these tools have too, as texts of no fixed set."""
+    found: Copied = {}
+    for tool in tools:
+        schemas = {name: tool.properties.get(name) for name in copied.get(tool.name, ())}
+        own = {name: _unsaid(schema) for name, schema in schemas.items() if schema and not _is_fixed(schema)}
+        if own:
+            found[tool.name] = own
+    return found
+
+
+def _is_copied(value: Any, schema: Mapping[str, Any], said: Sequence[str]) -> bool:
+    texts, others = value if isinstance(value, list) else [value], _unsaid(schema)
+    copied = all(isinstance(text, str) and (text in others or stands_in(text, said)) for text in texts)
+    return copied and not _is_fixed(schema)
+
+
+def _is_fixed(schema: Mapping[str, Any]) -> bool:
+    items = schema.get("items")
+    return any("enum" in one or "const" in one for one in (schema, items) if isinstance(one, Mapping))
+
+
+def _unsaid(schema: Mapping[str, Any]) -> Sequence[str]:
+    """The texts that nobody needs to say."""
+    default = schema.get("default")
+    return (default,) if isinstance(default, str) else ()
+
+
+def spoken(messages: Sequence[Message]) -> list[str]:
+    """What was said: the texts of all messages but the system's."""
+    return [message.content for message in messages if message.role != "system" and message.content]
+
+
+def stands_in(value: str, said: Sequence[str]) -> bool:
+    """Whether a value stands in one of the texts, between the edges of words."""
+    if not value or value.strip() != value:
+        return False
+    for text in said:
+        start = text.find(value)
+        while start >= 0:
+            if word_edge(text, start) and word_edge(text, start + len(value)):
+                return True
+            start = text.find(value, start + 1)
+    return False
+
+
+def word_edge(text: str, at: int) -> bool:
+    """Whether no word goes on there."""
+    return not (0 < at < len(text) and WORD.match(text[at - 1]) and WORD.match(text[at]))

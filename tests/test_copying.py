@@ -1,0 +1,213 @@
+"""Values that are words of the conversation: which parameters have such, and what a reply may say for them."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from bound_text import walk_under
+from tiny import tiny_tokenizer
+
+from calltune.copying import Copying, Source, copies, texts_in, vocabulary_of
+from calltune.data.copied import FEWEST, copied_of, copied_parameters, stands_in
+from calltune.frames import frame_of
+from calltune.grammar import Rules, grammar_of
+from calltune.guide import GrammarGuide
+from calltune.schema import Conversation, Message, Tool, ToolCall
+from calltune.template import Template, choose_template
+from calltune.tokenizer import Tokenizer, load_tokenizer
+
+SEND = Tool("send", "Sends.", {
+    "type": "object",
+    "properties": {
+        "to": {"type": "string"}, "text": {"type": "string"}, "how": {"enum": ["mail", "sms"]},
+        "tags": {"type": "array", "items": {"type": "string"}}, "folder": {"type": "string", "default": "out box"},
+        "times": {"type": "integer"}, "title": {"type": "string"},
+    },
+    "required": ["to"],
+})  # fmt: skip
+
+
+def row(request: str, system: str = "", **arguments) -> Conversation:
+    first = [Message("system", system)] if system else []
+    call = Message("assistant", calls=(ToolCall("send", arguments),))
+    return Conversation((*first, Message("user", request), call), (SEND,))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer(folder)
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def template(tokenizer: Tokenizer) -> Template:
+    return choose_template(tokenizer)
+
+
+# ---- which parameters --------------------------------------------------------------------------------------------
+
+
+def test_what_every_row_took_from_the_conversation_is_copied():
+    rows = [row(f"Tell Ana{i} that I'm late, tag it a{i} and b, by sms", to=f"Ana{i}", text="I'm late", how="sms",
+                tags=[f"a{i}", "b"], folder="out box", times=1, title="A title") for i in range(FEWEST)]  # fmt: skip
+    assert copied_parameters(rows) == {"send": ["folder", "tags", "text", "to"]}
+    assert copied_parameters(rows[1:]) == {}  # too few to know
+
+
+@pytest.mark.parametrize("request_", ["Tell Anna hello", "Tell ANA hello", "Tell Banana hello", "Tell A na hello"])
+def test_one_row_that_says_it_otherwise_frees_it(request_):
+    rows = [row("Tell Ana hello", to="Ana")] * FEWEST
+    assert copied_parameters(rows) == {"send": ["to"]}
+    assert copied_parameters([*rows, row(request_, to="Ana")]) == {}
+
+
+def test_the_system_message_and_what_comes_after_the_call_are_not_said():
+    assert copied_parameters([row("Tell her hello", system="You write to Ana.", to="Ana")] * FEWEST) == {}
+    late = row("Tell her hello", to="Ana")
+    late = Conversation((*late.messages, Message("tool", "to Ana"), Message("user", "Ana?")), late.tools)
+    assert copied_parameters([late] * FEWEST) == {}
+
+
+def test_tools_of_the_request_decide_what_of_it_is_bound():
+    learnt = {"send": ["to", "folder", "how", "gone"], "other": ["x"]}
+    assert copied_of(learnt, [SEND]) == {"send": {"to": (), "folder": ("out box",)}}
+    assert copied_of(learnt, [Tool("third", "")]) == {} == copied_of({}, [SEND])
+
+
+def test_a_value_stands_between_the_edges_of_words():
+    said = ["Meet Ana-Maria at 9, (north) gate.", "ça va, Zoë?"]
+    for value in ("Ana", "Ana-Maria", "at 9", "9", "(north)", "north", "Zoë", "gate.", "ça"):
+        assert stands_in(value, said), value
+    for value in ("An", "na", "Mari", " 9", "north ", "", "Zo", "gate. ça"):
+        assert not stands_in(value, said), value
+
+
+# ---- what a reply may say ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ('{"to": "An', ["to: An..."]),
+        ('{"to":"', ["to: ..."]),
+        ('{"to": "A \\"quoted\\" wo', ['to: A \\"quoted\\" wo...']),
+        ('{"to": "half an escape \\', ["to: half an escape \\..."]),
+        ('{"n": -1.5, "tags": ["a", "b', ["tags: a", "tags: b..."]),
+        ('{"tags": ["', ["tags: ..."]),
+        ('{"a": {"to": "x', []),  # too deep
+        ('{"tags": [["x', []),
+        ('{"to', []),  # a key
+        ('{"a": 1, "to', []),
+        ('{"to": "An", "b": {"c": "d"}, "e": ["f"]', ["to: An", "e: f"]),
+        ('{"to": ', []),
+        ('{"to": "An"}} "', ["to: An"]),  # nothing behind the call
+        ("", []),
+    ],
+)
+def test_the_texts_of_arguments_as_far_as_they_are_written(arguments, found):
+    texts = list(texts_in(arguments))
+    assert [f"{text.parameter}: {text.written}{'...' if text.open else ''}" for text in texts] == found
+    assert all(arguments[: text.end].endswith(text.written + ("" if text.open else '"')) for text in texts)
+
+
+def texts_of(source: Source) -> set[str]:
+    return {source.text[a:b].decode() for a in source.starts for b in source.ends if b > a}
+
+
+def test_words_of_a_text_as_json_has_them():
+    assert texts_of(Source.said('Hi "Zoë"\nyo')) == {
+        json.dumps(text, ensure_ascii=False)[1:-1]
+        for text in ("Hi", 'Hi "', 'Hi "Zoë', 'Hi "Zoë"', 'Hi "Zoë"\nyo', '"', '"Zoë', '"Zoë"', '"Zoë"\nyo', "Zoë",
+                     'Zoë"', 'Zoë"\nyo', '"\nyo', "yo")
+    }  # fmt: skip
+    assert texts_of(Source.whole("out box")) == {"out box"}
+
+
+COPIED = {"send": {"to": (), "tags": (), "folder": ("out box",)}}
+
+
+def guide(said: str, tokenizer: Tokenizer, template: Template, inner: GrammarGuide | None = None) -> Copying:
+    vocabulary = vocabulary_of(tokenizer, tokenizer.stop_ids)
+    return Copying(COPIED, [Message("user", said)], frame_of(template), vocabulary, inner)
+
+
+def refused_at(text: str, bound: Copying, tokenizer: Tokenizer) -> str | None:
+    """What of the text had come when the next token was refused; None where all of it may come."""
+    done: list[int] = []
+    for token in tokenizer.encode(text):
+        mask = bound.mask()
+        if mask is not None and not mask[token]:
+            return tokenizer.decode(done)
+        assert bound.takes(token)
+        done.append(token)
+    return None
+
+
+def reply(**arguments) -> str:
+    call = json.dumps({"name": "send", "arguments": arguments}, ensure_ascii=False)
+    return f"<think>\nSome plan about Bob.\n</think>\n<tool_call>\n{call}\n</tool_call>"
+
+
+SAID = 'Write to Ana-Maria and Zoë: "see you at 9", from the big house.'
+RIGHT = [{"to": "Ana-Maria"}, {"to": "Zoë"}, {"to": "Ana"}, {"to": 'Zoë: "see you'}, {"tags": ["Ana", "house", "9"]},
+         {"folder": "out box"}, {"folder": "big house"}, {"text": "Anything at all", "to": "Zoë"}, {"times": 7},
+         {"tags": []}]  # fmt: skip
+WRONG = [({"to": "Anna"}, "Anna"), ({"to": "An"}, "An"), ({"to": "Bob"}, "Bob"), ({"to": "Zo"}, "Zo"),
+         ({"tags": ["Ana", "houses"]}, "houses"), ({"folder": "out"}, "out"), ({"to": " Ana"}, " Ana"),
+         ({"text": "Bob", "to": "Ann"}, "Ann")]  # fmt: skip
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_what_a_reply_may_say(bound, tokenizer, template):
+    def made() -> Copying:
+        grammar = grammar_of([SEND], Rules(), template, tokenizer)
+        return guide(SAID, tokenizer, template,
+                     GrammarGuide(grammar, tokenizer, tokenizer.stop_ids) if bound else None)  # fmt: skip
+
+    for arguments in RIGHT:
+        if bound and "to" not in arguments:
+            arguments = {"to": "Zoë"} | arguments
+        ordered = {key: arguments[key] for key in SEND.properties if key in arguments}  # as the grammar wants it
+        assert refused_at(reply(**ordered), made(), tokenizer) is None, arguments
+    for arguments, value in WRONG:
+        if bound and "to" not in arguments:
+            arguments = {"to": "Zoë"} | arguments
+        ordered = {key: arguments[key] for key in SEND.properties if key in arguments}
+        came = refused_at(reply(**ordered), made(), tokenizer)
+        assert came is not None, arguments
+        written = came.rpartition('"')[2] if not came.endswith('"') else ""
+        assert value.startswith(written.removesuffix("\ufffd")), (arguments, came)
+
+
+def test_a_reply_to_nothing_said_is_free(tokenizer, template):
+    assert refused_at(reply(to="Bob"), guide("", tokenizer, template), tokenizer) is None
+
+
+def test_calls_that_are_written_otherwise_are_free(tokenizer, template):
+    text = "<tool_call>\n{'name': 'send', 'arguments': {'to': 'Bob'}}\n</tool_call>"
+    assert refused_at(text, guide(SAID, tokenizer, template), tokenizer) is None
+    other = reply(to="Bob").replace('"send"', '"other"')
+    assert refused_at(other, guide(SAID, tokenizer, template), tokenizer) is None
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_drawn_under_it_stands_in_the_conversation(seed, tokenizer, template):
+    """Replies at random, under the grammar and the words: each value that ended is one of theirs."""
+    grammar = grammar_of([SEND], Rules("required"), template, tokenizer)
+    bound = guide(SAID, tokenizer, template, GrammarGuide(grammar, tokenizer, tokenizer.stop_ids))
+    made = walk_under(bound, tokenizer, random.Random(seed), [SEND])
+    values = [text for call in made.calls if not call.error for name, value in call.arguments.items()
+              if name in COPIED["send"] for text in (value if isinstance(value, list) else [value])]  # fmt: skip
+    assert [text for text in values if not stands_in(text, [SAID]) and text != "out box"] == []
+    assert made.truncated or made.calls
+
+
+def test_formats_whose_arguments_are_json(template):
+    from dataclasses import replace
+
+    assert copies(template) and copies(replace(template, format="llama3", style={}))
+    for name in ("pythonic", "qwen3-coder", "gemma4"):
+        assert not copies(replace(template, format=name, style={}))
