@@ -83,8 +83,10 @@ class Failing:
 def test_a_guide_that_fails_ends_its_own_reply(caller, start, monkeypatch, place, after):
     worker = start()
     plain = Caller.guide
-    monkeypatch.setattr(Caller, "guide",
-                        lambda self, grammar: Failing(place, after) if grammar else plain(self, grammar))  # fmt: skip
+    monkeypatch.setattr(
+        Caller, "guide",
+        lambda self, grammar, request: Failing(place, after) if grammar else plain(self, grammar, request),
+    )  # fmt: skip
     bad, good = [Heard(), Heard()], [Heard(), Heard()]
     works = [work(text, rules=rules) for text, rules in zip("bcde", (None, Rules(), None, Rules()), strict=True)]
     heard_by = zip(works, (good[0], bad[0], good[1], bad[1]), strict=True)

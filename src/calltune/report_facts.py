@@ -67,8 +67,8 @@ def copying_note(caller: Caller) -> list[str]:
     if not caller.copied:
         return []
     count = sum(map(len, caller.copied.values()))
-    return [f"For {count} parameter{'s' if count > 1 else ''} every training row took the value word for word from the "
-            "conversation; answers could only say words of it there (eval --no-copying measures without)."]  # fmt: skip
+    return [f"For {count} parameter{'s' if count > 1 else ''} every training row took the value word for word from "
+            "the conversation; answers could only say words of it there (--no-copying measures without)."]  # fmt: skip
 
 
 def method_of(
