@@ -21,11 +21,12 @@ from calltune.caller import make_caller
 from calltune.cases import make_cases
 from calltune.engine.load import LoadedModel, load
 from calltune.errors import InputError
+from calltune.grammar import Rules
 from calltune.platform.paths import atomic_folder, atomic_write, check_writable
 from calltune.prepare import template_for
 from calltune.progress import Progress, Silent
 from calltune.report import Answer, Report, write_report
-from calltune.report_facts import Clock, environment_note, make_report
+from calltune.report_facts import CONSTRAINED_NOTE, Clock, environment_note, make_report
 from calltune.runs import Run
 from calltune.settings import TrainSettings
 from calltune.tasks.questions import Question, questions_of
@@ -99,7 +100,8 @@ def _timed_answers(
     caller: Any, questions: list[Question], name: str, limit: int, clock: Clock, progress: Progress
 ) -> list[Answer]:
     started = time.perf_counter()
-    answers = answer_all(caller, questions, name=name, max_tokens=limit, batch_size=BATCH_SIZE, progress=progress)
+    answers = answer_all(caller, questions, name=name, max_tokens=limit, batch_size=BATCH_SIZE, progress=progress,
+                         rules=Rules())  # fmt: skip
     clock.evaluation += time.perf_counter() - started
     return answers
 
@@ -110,6 +112,7 @@ def _method(settings: TrainSettings, quick: bool) -> tuple[str, ...]:
     return (
         "Phrasings and slot values of the test requests do not occur in training: the split is by phrasing template.",
         "Before and after got the same prompts with the same tools, in the same order.",
+        f"{CONSTRAINED_NOTE} So `agent` and `serve` answer; before training as after.",
         f"Answers are greedy; before they were cut at {BEFORE_TOKENS} tokens, after at {AFTER_TOKENS}.",
         plan,
         f"Data, order and adapter come from seed {settings.seed}; {size}",

@@ -17,6 +17,10 @@ from calltune.runs import Run, now
 from calltune.tasks.few_shot import FEW_SHOT
 from calltune.tasks.suites import SUITE_NOTES, WALKTHROUGH, WALKTHROUGH_DATA, WALKTHROUGH_NOTE, is_benchmark
 
+CONSTRAINED_NOTE = (
+    "Answers are constrained: after a free plan, only offered tools and arguments that fit their schemas."
+)
+
 
 @dataclass
 class Clock:
@@ -68,7 +72,7 @@ def copying_note(caller: Caller) -> list[str]:
         return []
     count = sum(map(len, caller.copied.values()))
     return [f"For {count} parameter{'s' if count > 1 else ''} every training row took the value word for word from "
-            "the conversation; answers could only say words of it there (--no-copying measures without)."]  # fmt: skip
+            "the conversation; answers could only say words of it (--no-copying measures without)."]  # fmt: skip
 
 
 def method_of(
@@ -80,9 +84,7 @@ def method_of(
         words = {"base": "the same model without the adapter", FEW_SHOT: "the base model after three worked examples"}
         said.append(f"Before: {words.get(str(baseline), baseline)}.")
     if decoding != "free":
-        said.append(
-            "Answers are constrained: after a free plan, only offered tools and arguments that fit their schemas."
-        )
+        said.append(CONSTRAINED_NOTE)
     if decoding == "both":
         said.append("Before: the same model, decoding freely.")
     return (*said, f"Answers are greedy (no sampling) and may be {max_tokens} tokens long.", *environment_note())
