@@ -14,7 +14,7 @@ from tiny import ARCHS, TOOLS, tiny_model, weather_rows
 
 from calltune.cli import main
 from calltune.engine.footprint import planned_model
-from calltune.fit import adapted, predict_run, proposals, run_rows
+from calltune.fit import adapted, predict_run, proposals, run_rows, run_way
 from calltune.memory import EAGER_OVERHEAD, Rows, Shape, Way, numbers, predict
 from calltune.render import Example, Span
 from calltune.settings import TrainSettings
@@ -80,6 +80,16 @@ def test_the_trunks_states_count_over_several_epochs_up_to_their_limit():
     assert twice == 50_000_000 + 4 * 500 * 512 * 4 and once < twice
     assert predict(SHAPE, replace(limited, trunk_bytes=10**9), replace(work, epochs=2.0)).trunk > 2 * twice
     assert predict(SHAPE, replace(limited, layers=10), work).trunk == 0
+
+
+def test_states_kept_on_a_gpu_count_as_its_memory(monkeypatch):
+    """They lie on the device, up to a share of it, where it has memory of its own."""
+    monkeypatch.setattr("calltune.fit.on_gpu", lambda: True)
+    for own, limit in ((5_000_000_000, 5_000_000_000), (0, 0)):  # 0: it shares the host's
+        monkeypatch.setattr("calltune.fit.auto_device_memory", lambda own=own: own)
+        settings = TrainSettings(model="m", data="d", out="o", trunk_memory_gb=8)
+        assert run_way(SHAPE, settings, 0).trunk_bytes == limit
+        assert run_way(SHAPE, replace(settings, trunk_memory_gb=0.5), 0).trunk_bytes == min(limit, 500_000_000)
 
 
 def test_a_key_that_is_not_known_counts_as_all():

@@ -13,7 +13,7 @@ from calltune.engine.footprint import device_memory, fused_attention, planned_mo
 from calltune.engine.losses import CHUNK_BYTES, GPU_CHUNK_BYTES
 from calltune.engine.probe import on_gpu
 from calltune.engine.step import CPU_SLICE_TOKENS, SLICE_TOKENS
-from calltune.engine.trunk import auto_memory
+from calltune.engine.trunk import auto_device_memory, auto_memory
 from calltune.engine.trunk_states import GPU_TRUNK_SLICE_TOKENS, TRUNK_SLICE_TOKENS
 from calltune.errors import InputError
 from calltune.memory import PROJECTIONS, Estimate, Rows, Shape, Way, predict
@@ -108,7 +108,7 @@ def run_way(shape: Shape, settings: TrainSettings, base: int) -> Way:
         slice_cells=CPU_SLICE_TOKENS if eager else SLICE_TOKENS,
         trunk_cells=GPU_TRUNK_SLICE_TOKENS if gpu else TRUNK_SLICE_TOKENS,
         width_step=COMPILED_WIDTH if compiled else 16,
-        trunk_bytes=0 if gpu else trunk, fused=fused_attention(shape), base=0 if gpu else base,
+        trunk_bytes=min(trunk, auto_device_memory()) if gpu else trunk, fused=fused_attention(shape), base=0 if gpu else base,
     )  # fmt: skip
 
 
