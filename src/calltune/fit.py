@@ -108,7 +108,8 @@ def run_way(shape: Shape, settings: TrainSettings, base: int) -> Way:
         slice_cells=CPU_SLICE_TOKENS if eager else SLICE_TOKENS,
         trunk_cells=GPU_TRUNK_SLICE_TOKENS if gpu else TRUNK_SLICE_TOKENS,
         width_step=COMPILED_WIDTH if compiled else 16,
-        trunk_bytes=min(trunk, auto_device_memory()) if gpu else trunk, fused=fused_attention(shape), base=0 if gpu else base,
+        trunk_bytes=min(trunk, auto_device_memory()) if gpu else trunk, fused=fused_attention(shape),
+        base=0 if gpu else base,
     )  # fmt: skip
 
 
