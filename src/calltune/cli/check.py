@@ -132,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
 def _workers(args: argparse.Namespace) -> int:
     """Raises InputError. With a model all rows go through its one tokenizer, which has threads of its own."""
     if args.workers is not None and args.workers < 1:
-        raise InputError(f"--workers {args.workers}: at least one process has to do it")
+        raise InputError(f"--workers is {args.workers}: at least one process has to do it",
+                         next_step="give 1 or more, or leave it out: all cores are used")  # fmt: skip
     return 1 if args.model else args.workers or usable_cores()
 
 
