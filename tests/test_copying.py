@@ -77,6 +77,28 @@ def test_tools_of_the_request_decide_what_of_it_is_bound():
     assert copied_of(learnt, [Tool("third", "")]) == {} == copied_of({}, [SEND])
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"enum": ["mail", "sms"]}, {"type": "null"}]},
+        {"allOf": [{"$ref": "#/$defs/How"}]},
+        {"type": "array", "items": {"oneOf": [{"const": "mail"}, {"const": "sms"}]}},
+    ],
+)
+def test_a_fixed_set_anywhere_in_the_schema_is_one(schema):
+    tool = Tool("send", "", {"type": "object", "properties": {"how": schema}})
+    value = ["sms"] if "items" in schema else "sms"
+    rows = [Conversation(row("Tell Ana by sms", how=value).messages, (tool,))] * FEWEST
+    assert copied_parameters(rows) == {} == copied_of({"send": ["how"]}, [tool])
+
+
+def test_a_schema_that_allows_anything_is_read():
+    tool = Tool("send", "", {"type": "object", "properties": {"to": True, "n": False}})
+    rows = [Conversation(row("Tell Ana", to="Ana").messages, (tool,))] * FEWEST
+    assert copied_parameters(rows) == {"send": ["to"]}
+    assert copied_of({"send": ["to", "n"]}, [tool]) == {"send": {"to": ()}}
+
+
 def test_a_value_stands_between_the_edges_of_words():
     said = ["Meet Ana-Maria at 9, (north) gate.", "ça va, Zoë?"]
     for value in ("Ana", "Ana-Maria", "at 9", "9", "(north)", "north", "Zoë", "gate.", "ça"):

@@ -10,6 +10,7 @@ from typing import Any
 from calltune.schema import Conversation, Message, Tool, find_tool
 
 WORD = re.compile(r"\w")
+BETWEEN_EDGES = re.compile(r"\w+|\W")  # what a text consists of, cut at each edge of a word
 # tool -> parameter -> the texts that it may have though nobody says them
 Copied = dict[str, dict[str, Sequence[str]]]
 FEWEST = 8  # calls that have a parameter, so that it is known for one that is copied
@@ -26,7 +27,7 @@ def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[s
             for call in message.calls:
                 tool = find_tool(conversation.tools, call.name)
                 for name, value in call.arguments.items():
-                    schema = (tool.properties.get(name) if tool else None) or {}
+                    schema = tool.properties.get(name) if tool else None
                     times[call.name, name] += 1
                     if not _is_copied(value, schema, said):
                         free.add((call.name, name))
@@ -48,20 +49,27 @@ def copied_of(copied: Mapping[str, Sequence[str]], tools: Sequence[Tool]) -> Cop
     return found
 
 
-def _is_copied(value: Any, schema: Mapping[str, Any], said: Sequence[str]) -> bool:
+def _is_copied(value: Any, schema: Any, said: Sequence[str]) -> bool:
     texts, others = value if isinstance(value, list) else [value], _unsaid(schema)
     copied = all(isinstance(text, str) and (text in others or stands_in(text, said)) for text in texts)
     return copied and not _is_fixed(schema)
 
 
-def _is_fixed(schema: Mapping[str, Any]) -> bool:
-    items = schema.get("items")
-    return any("enum" in one or "const" in one for one in (schema, items) if isinstance(one, Mapping))
+def _is_fixed(schema: Any) -> bool:
+    """Whether a text of it may be one of a fixed set; where that stands elsewhere (`$ref`), it is taken for one."""
+    if not isinstance(schema, Mapping):  # JSON Schema's true: anything
+        return False
+    if any(word in schema for word in ("enum", "const", "$ref")):
+        return True
+    choices = [
+        one for word in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(word), list) for one in schema[word]
+    ]
+    return any(map(_is_fixed, [schema.get("items"), *choices]))
 
 
-def _unsaid(schema: Mapping[str, Any]) -> Sequence[str]:
+def _unsaid(schema: Any) -> Sequence[str]:
     """The texts that nobody needs to say."""
-    default = schema.get("default")
+    default = schema.get("default") if isinstance(schema, Mapping) else None
     return (default,) if isinstance(default, str) else ()
 
 
