@@ -140,6 +140,16 @@ def test_the_texts_of_arguments_as_far_as_they_are_written(arguments, found):
     assert all(arguments[: text.end].endswith(text.written + ("" if text.open else '"')) for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("東京の天気は？", "東京"), ("Tokyoの天気", "Tokyo"), ("서울의 날씨", "서울"), ("อากาศกรุงเทพวันนี้", "กรุงเทพ")],
+)
+def test_letters_that_no_space_parts_from_the_next_word(text, value):
+    """A reply could only say the whole of "東京の天気は" for a city."""
+    assert stands_in(value, [text]) and value in texts_of(Source.said(text))
+    assert not stands_in("Toky", [text]) and "Toky" not in texts_of(Source.said(text))
+
+
 def texts_of(source: Source) -> set[str]:
     return {source.text[a:b].decode() for a in source.starts for b in source.ends if b > a}
 

@@ -9,8 +9,12 @@ from typing import Any
 
 from calltune.schema import Conversation, Message, Tool, find_tool
 
-WORD = re.compile(r"\w")
-BETWEEN_EDGES = re.compile(r"\w+|\W")  # what a text consists of, cut at each edge of a word
+# Letters with nothing between words (Thai to Khmer, kana, Han) or between a word and what it is followed by (Hangul):
+# a value may begin and end at each.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+UNSPACED += "\U00020000-\U0003ffff"
+WORD = re.compile(rf"[^\W{UNSPACED}]")
+BETWEEN_EDGES = re.compile(rf"[^\W{UNSPACED}]+|[\W{UNSPACED}]")  # what a text consists of, cut at each edge of a word
 # tool -> parameter -> the texts that it may have though nobody says them
 Copied = dict[str, dict[str, Sequence[str]]]
 FEWEST = 8  # calls that have a parameter, so that it is known for one that is copied
