@@ -13,7 +13,7 @@ from bound_text import walk_under
 from tiny import tiny_tokenizer
 
 from calltune.copying import Copying, Source, copies, texts_in, vocabulary_of
-from calltune.data.copied import FEWEST, copied_of, copied_parameters, stands_in
+from calltune.data.copied import FEWEST, copied_of, copied_parameters, spoken, stands_in
 from calltune.engine.writing import Writing, choose
 from calltune.formats import get_format
 from calltune.frames import frame_of
@@ -74,6 +74,15 @@ def test_the_system_message_and_what_comes_after_the_call_are_not_said():
     late = row("Tell her hello", to="Ana")
     late = Conversation((*late.messages, Message("tool", "to Ana"), Message("user", "Ana?")), late.tools)
     assert copied_parameters([late] * FEWEST) == {}
+
+
+def test_texts_of_a_result_are_said_without_its_escapes():
+    """Clients write results with json.dumps, to whom Zürich is Z\\u00fcrich."""
+    for content in (json.dumps({"found": [{"to": 'Zoë "Z" Müller'}]}), json.dumps('Zoë "Z" Müller')):
+        said = spoken([Message("user", "Write to her"), Message("tool", content)])
+        assert said[:2] == ["Write to her", content] and stands_in('Zoë "Z"', said) and stands_in("Müller", said)
+    for content in ("C:\\\\dir {", "[" * 5000 + "\\"):  # no JSON
+        assert spoken([Message("tool", content)]) == [content]
 
 
 def test_tools_of_the_request_decide_what_of_it_is_bound():

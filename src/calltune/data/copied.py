@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[s
     times = Counter[tuple[str, str]]()
     free = set[tuple[str, str]]()
     for conversation in conversations:
-        for at, message in enumerate(conversation.messages):
-            said = spoken(conversation.messages[:at]) if message.calls else []
+        said: list[str] = []
+        for message in conversation.messages:
             for call in message.calls:
                 tool = find_tool(conversation.tools, call.name)
                 for name, value in call.arguments.items():
@@ -35,6 +36,7 @@ def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[s
                     times[call.name, name] += 1
                     if not _is_copied(value, schema, said):
                         free.add((call.name, name))
+            said += spoken([message])
     found: dict[str, list[str]] = {}
     for (tool_name, name), count in sorted(times.items()):
         if count >= FEWEST and (tool_name, name) not in free:
@@ -78,8 +80,23 @@ def _unsaid(schema: Any) -> Sequence[str]:
 
 
 def spoken(messages: Sequence[Message]) -> list[str]:
-    """What was said: the texts of all messages but the system's."""
-    return [message.content for message in messages if message.role != "system" and message.content]
+    """What was said: the texts of all messages but the system's, and those that a result has in JSON's escapes."""
+    said = [message.content for message in messages if message.role != "system" and message.content]
+    escaped = [message.content for message in messages if message.role == "tool" and "\\" in message.content]
+    for content in escaped:
+        try:
+            said += _texts_of(json.loads(content))
+        except (ValueError, RecursionError):  # no JSON, which stands there as it is
+            continue
+    return said
+
+
+def _texts_of(value: Any) -> list[str]:
+    """The texts of a JSON value."""
+    if isinstance(value, str):
+        return [value]
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for one in inner for text in _texts_of(one)]
 
 
 def stands_in(value: str, said: Sequence[str]) -> bool:
