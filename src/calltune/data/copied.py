@@ -6,6 +6,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from calltune.schema import Conversation, Message, Tool, find_tool
@@ -18,6 +20,8 @@ WORD = re.compile(rf"[^\W{UNSPACED}]")
 BETWEEN_EDGES = re.compile(rf"[^\W{UNSPACED}]+|[\W{UNSPACED}]")  # what a text consists of, cut at each edge of a word
 # tool -> parameter -> the texts that it may have though nobody says them
 Copied = dict[str, dict[str, Sequence[str]]]
+FIXED, CHOICES = frozenset({"enum", "const", "$ref"}), ("anyOf", "oneOf", "allOf")
+INSIDE = frozenset({"items", *CHOICES})
 FEWEST = 8  # calls that have a parameter, so that it is known for one that is copied
 
 
@@ -32,10 +36,10 @@ def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[s
             for call in message.calls:
                 tool = find_tool(conversation.tools, call.name)
                 for name, value in call.arguments.items():
-                    schema = tool.properties.get(name) if tool else None
-                    times[call.name, name] += 1
-                    if not _is_copied(value, schema, said):
-                        free.add((call.name, name))
+                    key = call.name, name
+                    times[key] += 1
+                    if key not in free and not _is_copied(value, tool.properties.get(name) if tool else None, said):
+                        free.add(key)
             said += spoken([message])
     found: dict[str, list[str]] = {}
     for (tool_name, name), count in sorted(times.items()):
@@ -65,12 +69,10 @@ def _is_fixed(schema: Any) -> bool:
     """Whether a text of it may be one of a fixed set; where that stands elsewhere (`$ref`), it is taken for one."""
     if not isinstance(schema, Mapping):  # JSON Schema's true: anything
         return False
-    if any(word in schema for word in ("enum", "const", "$ref")):
-        return True
-    choices = [
-        one for word in ("anyOf", "oneOf", "allOf") if isinstance(schema.get(word), list) for one in schema[word]
-    ]
-    return any(map(_is_fixed, [schema.get("items"), *choices]))
+    if INSIDE.isdisjoint(schema) or not FIXED.isdisjoint(schema):
+        return not FIXED.isdisjoint(schema)
+    choices = [schema[word] for word in CHOICES if isinstance(schema.get(word), list)]
+    return any(map(_is_fixed, chain([schema.get("items")], *choices)))
 
 
 def _unsaid(schema: Any) -> Sequence[str]:
@@ -81,13 +83,14 @@ def _unsaid(schema: Any) -> Sequence[str]:
 
 def spoken(messages: Sequence[Message]) -> list[str]:
     """What was said: the texts of all messages but the system's, and those that a result has in JSON's escapes."""
-    said = [message.content for message in messages if message.role != "system" and message.content]
-    escaped = [message.content for message in messages if message.role == "tool" and "\\" in message.content]
-    for content in escaped:
-        try:
-            said += _texts_of(json.loads(content))
-        except (ValueError, RecursionError):  # no JSON, which stands there as it is
+    said = list[str]()
+    for message in messages:
+        if message.role == "system" or not message.content:
             continue
+        said.append(message.content)
+        if message.role == "tool" and "\\" in message.content:
+            with suppress(ValueError, RecursionError):  # no JSON: it stands there as it is
+                said += _texts_of(json.loads(message.content))
     return said
 
 
