@@ -12,7 +12,7 @@ import pytest
 from bound_text import walk_under
 from tiny import tiny_tokenizer
 
-from calltune.copying import Copying, Source, copies, texts_in, vocabulary_of
+from calltune.copying import Copying, Source, Vocabulary, copies, texts_in, vocabulary_of
 from calltune.data.copied import FEWEST, copied_of, copied_parameters, spoken, stands_in
 from calltune.engine.writing import Writing, choose
 from calltune.formats import get_format
@@ -291,6 +291,16 @@ def test_words_go_on_in_the_next_value_after_a_free_one(tokenizer, template):
     assert mask is not None and {tokenizer.decode([i]) for i in np.flatnonzero(mask)} == {"I"} | (
         {"ID"} if tokenizer.has_token("ID") else set()
     )
+
+
+def test_a_token_may_have_quotes_of_the_value_and_the_one_that_ends_it(tokenizer, template):
+    vocabulary = Vocabulary.of([b'"', b'"",', b"\\", b'\\"",', b"a", b'a\\"', b"b"])
+    bound = Copying(COPIED, [Message("user", 'say "a"')], frame_of(template), vocabulary)
+    for written, tokens in (("", {2, 3, 4, 5}), ("a", {0, 1, 2, 3}), ("a\\", {0, 1}), ('a\\"', {0, 1})):
+        bound.written = f'{{"name": "send", "arguments": {{"to": "{written}'.encode()
+        mask = bound.mask()
+        assert mask is not None and set(np.flatnonzero(mask)) == tokens, written
+        assert bound.takes(1) is (written == "a\\")  # elsewhere it ends the value and begins another
 
 
 def test_rows_of_the_head_that_stand_for_no_token_write_nothing(tokenizer, template):

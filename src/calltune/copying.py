@@ -61,13 +61,14 @@ class Vocabulary:
             if i in steering:
                 continue
             ids.setdefault(text, []).append(i)
-            before, quote, _ = text.partition(b'"')
-            if quote and not before.endswith(b"\\"):
-                closers.setdefault(before, []).append(i)
-            if len(text) > longest.get(text[:SHORT], 0):
-                longest[text[:SHORT]] = len(text)
-            if len(before) > longest.get(before[:SHORT], 0):
-                longest[before[:SHORT]] = len(before)
+            parts, at = [text], text.find(b'"')
+            while at >= 0:  # each may be the last, those before it a value's own behind a backslash
+                closers.setdefault(text[:at], []).append(i)
+                parts.append(text[:at])
+                at = text.find(b'"', at + 1)
+            for part in parts:
+                if len(part) > longest.get(part[:SHORT], 0):
+                    longest[part[:SHORT]] = len(part)
         return Vocabulary(texts, ids, closers, longest)
 
     def text(self, token: int) -> bytes:
