@@ -211,6 +211,16 @@ def test_all_differences_are_told_at_once_and_changed_rows_by_name(model, tmp_pa
         train(settings, data() | {"train": data()["train"][::-1]})
 
 
+def test_changed_rows_decide_anew_which_values_are_copied(model, tmp_path):
+    settings = settings_of(model, tmp_path / "run")
+    rows = data(16)
+    broken_off(settings, rows, 3)
+    assert json.loads((tmp_path / "run" / "calltune.json").read_text())["copied"] == {"get_weather": ["city"]}
+    turns = rows["train"][0].messages
+    rows["train"][0] = replace(rows["train"][0], messages=(replace(turns[0], content="Weather?"), *turns[1:]))
+    assert train(replace(settings, force=True), rows).record["copied"] == {}
+
+
 def test_force_is_not_advised_to_who_gave_it(model, tmp_path):
     settings = settings_of(model, tmp_path / "run", iters=2)
     train(settings, data())

@@ -72,7 +72,8 @@ def copying_note(caller: Caller) -> list[str]:
         return []
     count = sum(map(len, caller.copied.values()))
     return [f"For {count} parameter{'s' if count > 1 else ''} every training row took the value word for word from "
-            "the conversation; answers could only say words of it (--no-copying measures without)."]  # fmt: skip
+            "the conversation; the run's answers, not a base model's, could only say words of it (--no-copying "
+            "measures without)."]  # fmt: skip
 
 
 def method_of(

@@ -142,9 +142,8 @@ class RunWriter:
         note = {"update": found.update, "time": now()} | ({"changed": changed} if changed else {})
         self.record = self.before | {"state": "training", "resumes": [*self.before.get("resumes", []), note]}
         if changed:
-            self.record |= {
-                key: record[key] for key in ("settings", "hashes", "row_hashes", "data", "template", "golden_prompt")
-            }
+            keys = ("settings", "hashes", "row_hashes", "data", "template", "golden_prompt", "copied")
+            self.record |= {key: record[key] for key in keys}
         with (self.folder / METRICS).open("ab") as file:
             file.truncate(int(found.state["metrics_bytes"]))
             os.fsync(file.fileno())

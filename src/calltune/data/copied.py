@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from calltune.schema import Conversation, Message, Tool, find_tool
 
-WORD = re.compile(r"\w")
+# Letters with nothing between words (Thai to Khmer, kana, Han) or between a word and what it is followed by (Hangul):
+# a value may begin and end at each.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+UNSPACED += "\U00020000-\U0003ffff"
+WORD = re.compile(rf"[^\W{UNSPACED}]")
+BETWEEN_EDGES = re.compile(rf"[^\W{UNSPACED}]+|[\W{UNSPACED}]")  # what a text consists of, cut at each edge of a word
 # tool -> parameter -> the texts that it may have though nobody says them
 Copied = dict[str, dict[str, Sequence[str]]]
+FIXED, CHOICES = frozenset({"enum", "const", "$ref"}), ("anyOf", "oneOf", "allOf")
+INSIDE = frozenset({"items", *CHOICES})
 FEWEST = 8  # calls that have a parameter, so that it is known for one that is copied
 
 
@@ -21,15 +31,16 @@ def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[s
     times = Counter[tuple[str, str]]()
     free = set[tuple[str, str]]()
     for conversation in conversations:
-        for at, message in enumerate(conversation.messages):
-            said = spoken(conversation.messages[:at]) if message.calls else []
+        said: list[str] = []
+        for message in conversation.messages:
             for call in message.calls:
                 tool = find_tool(conversation.tools, call.name)
                 for name, value in call.arguments.items():
-                    schema = (tool.properties.get(name) if tool else None) or {}
-                    times[call.name, name] += 1
-                    if not _is_copied(value, schema, said):
-                        free.add((call.name, name))
+                    key = call.name, name
+                    times[key] += 1
+                    if key not in free and not _is_copied(value, tool.properties.get(name) if tool else None, said):
+                        free.add(key)
+            said += spoken([message])
     found: dict[str, list[str]] = {}
     for (tool_name, name), count in sorted(times.items()):
         if count >= FEWEST and (tool_name, name) not in free:
@@ -48,26 +59,47 @@ def copied_of(copied: Mapping[str, Sequence[str]], tools: Sequence[Tool]) -> Cop
     return found
 
 
-def _is_copied(value: Any, schema: Mapping[str, Any], said: Sequence[str]) -> bool:
+def _is_copied(value: Any, schema: Any, said: Sequence[str]) -> bool:
     texts, others = value if isinstance(value, list) else [value], _unsaid(schema)
     copied = all(isinstance(text, str) and (text in others or stands_in(text, said)) for text in texts)
     return copied and not _is_fixed(schema)
 
 
-def _is_fixed(schema: Mapping[str, Any]) -> bool:
-    items = schema.get("items")
-    return any("enum" in one or "const" in one for one in (schema, items) if isinstance(one, Mapping))
+def _is_fixed(schema: Any) -> bool:
+    """Whether a text of it may be one of a fixed set; where that stands elsewhere (`$ref`), it is taken for one."""
+    if not isinstance(schema, Mapping):  # JSON Schema's true: anything
+        return False
+    if INSIDE.isdisjoint(schema) or not FIXED.isdisjoint(schema):
+        return not FIXED.isdisjoint(schema)
+    choices = [schema[word] for word in CHOICES if isinstance(schema.get(word), list)]
+    return any(map(_is_fixed, chain([schema.get("items")], *choices)))
 
 
-def _unsaid(schema: Mapping[str, Any]) -> Sequence[str]:
+def _unsaid(schema: Any) -> Sequence[str]:
     """The texts that nobody needs to say."""
-    default = schema.get("default")
+    default = schema.get("default") if isinstance(schema, Mapping) else None
     return (default,) if isinstance(default, str) else ()
 
 
 def spoken(messages: Sequence[Message]) -> list[str]:
-    """What was said: the texts of all messages but the system's."""
-    return [message.content for message in messages if message.role != "system" and message.content]
+    """What was said: the texts of all messages but the system's, and those that a result has in JSON's escapes."""
+    said = list[str]()
+    for message in messages:
+        if message.role == "system" or not message.content:
+            continue
+        said.append(message.content)
+        if message.role == "tool" and "\\" in message.content:
+            with suppress(ValueError, RecursionError):  # no JSON: it stands there as it is
+                said += _texts_of(json.loads(message.content))
+    return said
+
+
+def _texts_of(value: Any) -> list[str]:
+    """The texts of a JSON value."""
+    if isinstance(value, str):
+        return [value]
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for one in inner for text in _texts_of(one)]
 
 
 def stands_in(value: str, said: Sequence[str]) -> bool:
