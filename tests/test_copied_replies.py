@@ -16,6 +16,7 @@ from calltune.caller import Caller, load
 from calltune.data.copied import stands_in
 from calltune.engine.decode import Sampling
 from calltune.engine.writing import Writing, choose
+from calltune.errors import CannotFinish
 from calltune.evaluate import evaluate
 from calltune.grammar import Rules
 from calltune.schema import Message
@@ -91,6 +92,18 @@ def test_a_guide_without_a_mask_is_asked_about_each_token():
     guide = Refusing(1)
     rows = [Writing(frozenset({9}), 8, guide), Writing(frozenset({9}), 8)]
     assert choose(logits, rows) == [2, 1] and guide.told == [1, 2]
+
+
+def test_a_guide_that_refuses_every_token_ends_its_reply_with_an_error():
+    guide = Refusing(1)
+    guide.takes = lambda token: False  # type: ignore[method-assign]
+    rows = [Writing(frozenset({9}), 8, guide), Writing(frozenset({9}), 8)]
+    tokens = choose(mx.zeros((2, 4)), rows)
+    for writing, token in zip(rows, tokens, strict=True):
+        writing.add(token)
+    assert rows[0].ended and rows[0].ids == [] and rows[1].ids == [0]
+    with pytest.raises(CannotFinish, match="no token can follow"):
+        rows[0].finish()
 
 
 # ---- the run -----------------------------------------------------------------------------------------------------

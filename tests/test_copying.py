@@ -58,8 +58,11 @@ def template(tokenizer: Tokenizer) -> Template:
 def test_what_every_row_took_from_the_conversation_is_copied():
     rows = [row(f"Tell Ana{i} that I'm late, tag it a{i} and b, by sms", to=f"Ana{i}", text="I'm late", how="sms",
                 tags=[f"a{i}", "b"], folder="out box", times=1, title="A title") for i in range(FEWEST)]  # fmt: skip
-    assert copied_parameters(rows) == {"send": ["folder", "tags", "text", "to"]}
+    assert copied_parameters(rows) == {"send": ["tags", "text", "to"]}  # nothing is known of the folder
     assert copied_parameters(rows[1:]) == {}  # too few to know
+    folders = [row(f"Put it into f{i}, Ana", to="Ana", folder=f"f{i}", tags=[]) for i in range(FEWEST)]
+    assert copied_parameters([*rows, *folders]) == {"send": ["folder", "tags", "text", "to"]}
+    assert copied_parameters([*rows, *folders[1:]]) == {"send": ["tags", "text", "to"]}
 
 
 @pytest.mark.parametrize("request_", ["Tell Anna hello", "Tell ANA hello", "Tell Banana hello", "Tell A na hello"])

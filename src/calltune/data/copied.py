@@ -27,7 +27,7 @@ FEWEST = 8  # calls that have a parameter, so that it is known for one that is c
 
 def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[str]]:
     """Of each tool the parameters whose texts (or texts in a list) stand word for word in what was said before the
-    call, in every one of at least FEWEST calls that have them."""
+    call, in every one of at least FEWEST calls that have them; beside these a call may have the default."""
     times = Counter[tuple[str, str]]()
     free = set[tuple[str, str]]()
     for conversation in conversations:
@@ -36,10 +36,12 @@ def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[s
             for call in message.calls:
                 tool = find_tool(conversation.tools, call.name)
                 for name, value in call.arguments.items():
-                    key = call.name, name
-                    times[key] += 1
-                    if key not in free and not _is_copied(value, tool.properties.get(name) if tool else None, said):
+                    key, schema = (call.name, name), tool.properties.get(name) if tool else None
+                    if key in free:
+                        continue
+                    if not _is_copied(value, schema, said):
                         free.add(key)
+                    times[key] += value not in ([], *_unsaid(schema))
             said += spoken([message])
     found: dict[str, list[str]] = {}
     for (tool_name, name), count in sorted(times.items()):

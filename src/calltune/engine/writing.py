@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from calltune.engine.sampling import Sampler, Sampling
+from calltune.errors import CannotFinish
 
 Found = TypeVar("Found")
 
@@ -126,7 +127,10 @@ def choose(logits: mx.array, writing: Sequence[Writing]) -> list[int]:
         while not w.error and tokens[i] not in w.stop_ids and not w.takes(tokens[i]):
             allowed = np.ones(logits.shape, np.bool_) if allowed is None else allowed
             allowed[i, tokens[i]] = False
-            if w.error or not allowed[i].any():
+            if w.error:
+                break
+            if not allowed[i].any():
+                w.fail(CannotFinish("no token can follow what the reply is bound to", next_step="decode freely"))
                 break
             tokens[i] = w.sampler(logits[i : i + 1], allowed[i : i + 1])[0]
     return tokens
