@@ -12,7 +12,7 @@ TYPED := $(addprefix -p calltune.,platform formats functions data tasks serve) \
 
 help:
 	@echo "make demo      trains a small model to call functions and shows before and after"
-	@echo "make test      the tests (about 4 minutes on 2 cores)"
+	@echo "make test      the tests (about 3.5 minutes on 2 cores)"
 	@echo "make test-all  these, and the slow ones and those against other tools"
 	@echo "make test-slow only what test-all has more than test"
 	@echo "make nightly   the long ones"
@@ -23,8 +23,9 @@ help:
 demo: $(VENV)/stamp-run
 	$(BIN)/calltune demo $(ARGS)
 
+# Files of tests side by side: tiny models gain nothing from a BLAS's threads.
 test: $(VENV)/stamp-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/stamp-test-all
 	$(BIN)/python -m pytest -m "not nightly and not gpu" $(ARGS)
