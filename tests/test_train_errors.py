@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from training_place import SMALL, rows, weights
 from calltune.errors import CannotFinish, InputError
 from calltune.runs import read_run
 from calltune.settings import TrainSettings
-from calltune.train import train
+from calltune.train import slow_variables, train
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +122,18 @@ def test_trap_t05_rows_too_long_are_dropped_and_named(llama, tmp_path):
     assert run.record["data"]["train_dropped"] == 1 and run.record["data"]["train_examples"] == 4
     assert any("1 of 5 examples dropped" in text and "long" in text for text in said)
     assert all(np.isfinite(a).all() for a in weights(run).values())
+
+
+def test_a_variable_that_slows_the_blas_is_told_before_the_training(monkeypatch):
+    """On 2 cores of an EPYC the demo's training took 696 s with it and 514 s without."""
+    place = sys.modules["calltune.train"]  # the package's `train` is the function
+    for library in ("OPENBLAS", "GOTO", "OMP", "MKL"):
+        monkeypatch.delenv(f"{library}_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    monkeypatch.setattr(place, "on_gpu", lambda: False)
+    assert slow_variables() == []
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    (words,) = slow_variables()
+    assert "OPENBLAS_CORETYPE=Prescott" in words and "`unset OPENBLAS_CORETYPE`" in words
+    monkeypatch.setattr(place, "on_gpu", lambda: True)
+    assert slow_variables() == []

@@ -27,6 +27,7 @@ from calltune.engine.reporting import check_reporters, reporters
 from calltune.errors import InputError
 from calltune.fit import memory_line, predict_run
 from calltune.loop import Callback, Loop
+from calltune.platform.blas import blas_environment
 from calltune.platform.process_memory import process_bytes
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
@@ -70,6 +71,8 @@ def _train(
     origin = find_run(settings.model) if loaded is None else None
     loaded = loaded or load(origin.base if origin else settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
+    for words in slow_variables():
+        progress.say(words)
     prepared = prepare(settings, loaded.tokenizer, data)
     for note in (*prepared.notes, *_memory(loaded, prepared, settings)):
         progress.say(note)
@@ -111,6 +114,12 @@ def _train(
         save_adapter(writer.folder, loop.best_arrays, adapter, keys, loaded.folder, len(loaded.model.layers))
         restore(loaded, loop.best_arrays)
         return writer.finish(prepared, loop.summary())
+
+
+def slow_variables() -> list[str]:
+    """On a CPU, the variables that slow the BLAS and with it the training, and what to do about each."""
+    found = [] if on_gpu() else [problem for problem in blas_environment() if problem.kind == "slow_variable"]
+    return [f"warning: {one.found}; training may take half as long again: {one.expected}" for one in found]
 
 
 def _memory(loaded: LoadedModel, prepared: Prepared, settings: TrainSettings) -> list[str]:
