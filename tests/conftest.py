@@ -20,3 +20,23 @@ def place(tmp_path_factory):
     from cli_place import make_place
 
     return make_place(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A tiny tokenizer with ChatML's turns."""
+    from tiny import tiny_tokenizer
+
+    from calltune.tokenizer import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer(folder)
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def template(tokenizer):
+    """The template that is chosen for it."""
+    from calltune.template import choose_template
+
+    return choose_template(tokenizer)

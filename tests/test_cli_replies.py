@@ -29,8 +29,8 @@ def answers(monkeypatch):
 
         real = calltune.caller.make_caller
 
-        def make(loaded, template, run=None, **more):
-            caller = real(loaded, template, run, **more)
+        def make(loaded, template, run=None):
+            caller = real(loaded, template, run)
             caller.decoder.test_tokenizer = loaded.tokenizer
             return caller
 

@@ -58,14 +58,17 @@ def test_side_by_side_as_one_by_one(caller):
     assert together_ == ["".join(caller.stream(m, t, rules=REQUIRED, max_tokens=60)) for m, t in REQUESTS]
 
 
-def test_served_replies_keep_to_the_words_too(caller, folder):
-    makers = started(folder)
-    worker = next(makers)(caller)
+@pytest.fixture
+def start(folder):
+    yield from started(folder)
+
+
+def test_served_replies_keep_to_the_words_too(caller, start):
+    worker = start(caller)
     works = [work(text, rules=REQUIRED, max_tokens=60) for text in ASKED]
     assert [made.text for made in together(worker, works)] == [
         caller(w.messages, w.tools, rules=REQUIRED, max_tokens=60).raw for w in works
     ]
-    next(makers, None)
 
 
 class Refusing:

@@ -10,7 +10,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from bound_text import walk_under
-from tiny import tiny_tokenizer
 
 from calltune.copying import Copying, Source, Vocabulary, copies, texts_in, vocabulary_of
 from calltune.data.copied import FEWEST, copied_of, copied_parameters, spoken, stands_in
@@ -21,7 +20,7 @@ from calltune.grammar import Rules, grammar_of
 from calltune.guide import GrammarGuide
 from calltune.schema import Conversation, Message, Reply, Tool, ToolCall, validate_call
 from calltune.template import Template, choose_template
-from calltune.tokenizer import Tokenizer, load_tokenizer
+from calltune.tokenizer import Tokenizer
 
 SEND = Tool("send", "Sends.", {
     "type": "object",
@@ -38,18 +37,6 @@ def row(request: str, system: str = "", **arguments) -> Conversation:
     first = [Message("system", system)] if system else []
     call = Message("assistant", calls=(ToolCall("send", arguments),))
     return Conversation((*first, Message("user", request), call), (SEND,))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tiny_tokenizer(folder)
-    return load_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def template(tokenizer: Tokenizer) -> Template:
-    return choose_template(tokenizer)
 
 
 # ---- which parameters --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from bound_text import FORMS, allowed, walk
-from tiny import TOOLS, tiny_tokenizer
+from tiny import TOOLS
 
 from calltune.errors import InputError
 from calltune.formats import get_format, join
@@ -16,20 +16,6 @@ from calltune.grammar import Rules, check_loose, enforceable, grammar_of
 from calltune.guide import GrammarGuide
 from calltune.schema import Reply, Tool, ToolCall, validate_call
 from calltune.template import Template, choose_template
-from calltune.tokenizer import Tokenizer, load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tiny_tokenizer(folder)
-    return load_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def template(tokenizer: Tokenizer) -> Template:
-    return choose_template(tokenizer)
-
 
 PLAN = "<think>\nA plan with <tool_call> in it: x.\n</think>\n"
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'

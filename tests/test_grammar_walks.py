@@ -16,22 +16,10 @@ from calltune.grammar import Rules, grammar_of
 from calltune.guide import unreadable
 from calltune.schema import Reply, Tool, ToolCall, validate_call
 from calltune.tasks.questions import bfcl_questions
-from calltune.template import Template, choose_template
-from calltune.tokenizer import Tokenizer, load_tokenizer
+from calltune.template import choose_template
+from calltune.tokenizer import load_tokenizer
 
 DATA = Path(__file__).parent / "data" / "bfcl"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tiny_tokenizer(folder)
-    return load_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def template(tokenizer: Tokenizer) -> Template:
-    return choose_template(tokenizer)
 
 
 @pytest.mark.parametrize("form", ["hermes", *FORMS])

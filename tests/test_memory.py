@@ -86,7 +86,7 @@ def test_states_kept_on_a_gpu_count_as_its_memory(monkeypatch):
     """They lie on the device, up to a share of it, where it has memory of its own."""
     monkeypatch.setattr("calltune.fit.on_gpu", lambda: True)
     for own, limit in ((5_000_000_000, 5_000_000_000), (0, 0)):  # 0: it shares the host's
-        monkeypatch.setattr("calltune.fit.auto_device_memory", lambda own=own: own)
+        monkeypatch.setattr("calltune.engine.trunk.auto_device_memory", lambda own=own: own)
         settings = TrainSettings(model="m", data="d", out="o", trunk_memory_gb=8)
         assert run_way(SHAPE, settings, 0).trunk_bytes == limit
         assert run_way(SHAPE, replace(settings, trunk_memory_gb=0.5), 0).trunk_bytes == min(limit, 500_000_000)

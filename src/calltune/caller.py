@@ -83,6 +83,10 @@ class Caller:
         list(stream)
         return self.parse(made[0], open_thinking, offered, grammar)
 
+    def freed(self) -> Caller:
+        """The same, whose copied values may be any text."""
+        return replace(self, copied={})
+
     @property
     def tools(self) -> tuple[Tool, ...]:
         """The tools that the run was trained on; none for a base model."""
@@ -182,8 +186,7 @@ class Caller:
     def _guide_maker(self, grammar: Grammar | None, request: Request | None) -> Callable[[], Guide] | None:
         tokenizer, stop_ids = self.loaded.tokenizer, self.decoder.stop_ids
         bound = partial(GrammarGuide, grammar, tokenizer, stop_ids) if grammar else None
-        copied = copied_of(self.copied, request[1]) if request else {}
-        if not copied or request is None:
+        if request is None or not (copied := copied_of(self.copied, request[1])):
             return bound
         messages, frame = request[0], frame_of(self.template)
         vocabulary = vocabulary_of(tokenizer, stop_ids)
@@ -275,7 +278,8 @@ def load(
         recorded = run.record["model"]["dtype"]
         loaded = load_model(run.base, dtype if dtype != "auto" or recorded != "quantized" else "quantized")
         read_adapter(loaded.model, run.folder)
-        caller = make_caller(loaded, run.template, run, copying=copying)
+        caller = make_caller(loaded, run.template, run)
+    caller = caller if copying else caller.freed()
     if keep_prefixes:
         caller.decoder.kept = Kept(cache_dir() / "prefixes", json.dumps(identity(caller), sort_keys=True))
     return caller
@@ -309,11 +313,11 @@ def find_run(name: str | Path) -> Run | None:
     return None
 
 
-def make_caller(loaded: LoadedModel, template: Template, run: Run | None = None, *, copying: bool = True) -> Caller:
+def make_caller(loaded: LoadedModel, template: Template, run: Run | None = None) -> Caller:
     """A caller from a model in memory. Replies end at the template's stop token as well as the model's own."""
     stop = loaded.tokenizer.encode(template.stop) if template.stop else []
     ids = loaded.tokenizer.stop_ids | (set(stop) if len(stop) == 1 else set())
-    copied = run.record.get("copied", {}) if run and copying and copies(template) else {}
+    copied = run.record.get("copied", {}) if run and copies(template) else {}
     return Caller(loaded, template, Decoder(loaded.model, frozenset(ids)), run, run is not None, copied)
 
 

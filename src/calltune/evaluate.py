@@ -73,7 +73,7 @@ def evaluate(
         asked |= {"name": "answers of baseline", "kept": files[0] if files else None}
         before = answers_before(baseline, model, run, questions, dtype, copying, **asked)
     caller = model if isinstance(model, Caller) else load(run or str(model), dtype=dtype)
-    caller = caller if copying else replace(caller, copied={})
+    caller = caller if copying else caller.freed()
     if decoding == "both":
         free = asked | {"name": "free answers", "rules": None, "kept": files[0] if files else None}
         before = answer_all(caller, questions, **free)
@@ -155,7 +155,7 @@ def answers_before(
     """The baseline's answers. `"few-shot"`: those of the base model that was shown worked examples first."""
     if baseline != FEW_SHOT:
         caller = load_baseline(baseline, run, dtype)
-        return answer_all(caller if copying else replace(caller, copied={}), questions, **asked)
+        return answer_all(caller if copying else caller.freed(), questions, **asked)
     base = (
         load_baseline("base", run, dtype) if run else model if isinstance(model, Caller) else load(model, dtype=dtype)
     )

@@ -13,7 +13,7 @@ from calltune.engine.footprint import device_memory, fused_attention, planned_mo
 from calltune.engine.losses import CHUNK_BYTES, GPU_CHUNK_BYTES
 from calltune.engine.probe import on_gpu
 from calltune.engine.step import CPU_SLICE_TOKENS, SLICE_TOKENS
-from calltune.engine.trunk import auto_device_memory, auto_memory
+from calltune.engine.trunk import store_limits
 from calltune.engine.trunk_states import GPU_TRUNK_SLICE_TOKENS, TRUNK_SLICE_TOKENS
 from calltune.errors import InputError
 from calltune.memory import PROJECTIONS, Estimate, Rows, Shape, Way, predict
@@ -97,7 +97,7 @@ def run_way(shape: Shape, settings: TrainSettings, base: int) -> Way:
     gpu = on_gpu()
     eager = settings.fast_cpu and not gpu and shape.itemsize == 4
     compiled = settings.compile and gpu and not eager
-    trunk = auto_memory() if settings.trunk_memory_gb is None else int(settings.trunk_memory_gb * 1e9)
+    memory, device = store_limits(None if settings.trunk_memory_gb is None else int(settings.trunk_memory_gb * 1e9))
     return Way(
         kind="eager" if eager else "lazy",
         layers=shape.layers if settings.num_layers < 0 else min(settings.num_layers, shape.layers),
@@ -108,7 +108,7 @@ def run_way(shape: Shape, settings: TrainSettings, base: int) -> Way:
         slice_cells=CPU_SLICE_TOKENS if eager else SLICE_TOKENS,
         trunk_cells=GPU_TRUNK_SLICE_TOKENS if gpu else TRUNK_SLICE_TOKENS,
         width_step=COMPILED_WIDTH if compiled else 16,
-        trunk_bytes=min(trunk, auto_device_memory()) if gpu else trunk, fused=fused_attention(shape),
+        trunk_bytes=device if gpu else memory, fused=fused_attention(shape),
         base=0 if gpu else base,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from calltune.cli.replying import (
     add_generation_flags,
     in_colour,
+    load_caller,
     requests_in,
     rules_of,
     sampling_of,
@@ -101,14 +102,14 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("the request is empty", next_step='write it in quotes: calltune agent RUN "..."')
     sampling = sampling_of(args)
     _check_trace(args.trace)
-    from calltune.caller import find_run, load
+    from calltune.caller import find_run
 
     found = find_run(args.model)
     with ExitStack() as stack:
         functions = _functions(args, found, stack)
         rules = rules_of(args, functions)
         session = Session(args, functions, rules, sampling)
-        session.model = load(found or args.model, keep_prefixes=args.keep_prefix, copying=args.copying)
+        session.model = load_caller(args, found)
         if args.text is not None:
             return session.work(args.text)
         return _converse(session)

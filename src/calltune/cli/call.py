@@ -13,6 +13,7 @@ from calltune.cli.replying import (
     ROUNDS,
     add_generation_flags,
     in_colour,
+    load_caller,
     message_of,
     readable,
     reply_errors,
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.text.strip():
         raise InputError("the request is empty", next_step='write it in quotes: calltune call RUN "..."')
     sampling = sampling_of(args)
-    from calltune.caller import find_run, load
+    from calltune.caller import find_run
 
     found = find_run(args.model)
     functions = offered(args.tools, found)
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         check_executable(functions, found)
     tools = tuple(function.tool for function in functions)
     rules = rules_of(args, functions)
-    caller = load(found or args.model, keep_prefixes=args.keep_prefix, copying=args.copying)
+    caller = load_caller(args, found)
     messages: tuple[Message, ...] = (Message("user", args.text),)
     new: list[dict[str, Any]] = []
     for _ in range(ROUNDS):

@@ -12,6 +12,7 @@ from calltune.cli.replying import (
     ROUNDS,
     add_generation_flags,
     in_colour,
+    load_caller,
     readable,
     reply_errors,
     requests_in,
@@ -50,12 +51,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     sampling = sampling_of(args)
-    from calltune.caller import find_run, load
+    from calltune.caller import find_run
 
     found = find_run(args.model)
     functions = offered(args.tools, found)
     rules = rules_of(args, functions)
-    caller = load(found or args.model, keep_prefixes=args.keep_prefix, copying=args.copying)
+    caller = load_caller(args, found)
     session = Session(caller, functions, args.max_tokens, sampling, sys.stdin.isatty(), in_colour(sys.stdout), rules)
     for text in requests_in(functions, interactive=session.interactive):
         if text is None:

@@ -13,8 +13,10 @@ from calltune.report_text import call_text, printable
 from calltune.schema import Message, Reply, Tool, ToolCall, validate_call
 
 if TYPE_CHECKING:
+    from calltune.caller import Caller
     from calltune.engine.decode import Sampling
     from calltune.grammar import Rules
+    from calltune.runs import Run
 
 ROUNDS = 5  # of calls and results for one request
 
@@ -44,6 +46,13 @@ def add_copying_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-copying", dest="copying", action="store_false",
                         help="free the values that all training rows took word for word from the conversation: else "
                              "they can only be words of it")  # fmt: skip
+
+
+def load_caller(args: argparse.Namespace, found: Run | None) -> Caller:
+    """The run that the command names, or its model, as the flags of generation say."""
+    from calltune.caller import load
+
+    return load(found or args.model, keep_prefixes=args.keep_prefix, copying=args.copying)
 
 
 def rules_of(args: argparse.Namespace, functions: Sequence[Function]) -> Rules | None:

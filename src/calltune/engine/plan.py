@@ -35,7 +35,7 @@ from calltune.engine.parts import (
 )
 from calltune.engine.prefix import Attached, Recorder, supports_sharing
 from calltune.engine.tree import extend
-from calltune.engine.trunk import TrunkStore, auto_device_memory, auto_memory
+from calltune.engine.trunk import TrunkStore, store_limits
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def plan_step(
         speed = replace(speed, fast_cpu=False)  # NumPy has no bfloat16, and gains nothing for float16
     parts = find_parts(model) if speed.selecting_head else None
     plan = Plan(model, parts, 0, (), True, speed)
-    memory = auto_memory() if speed.trunk_bytes is None else speed.trunk_bytes
-    plan.store = TrunkStore(memory, speed.trunk_disk_bytes, min(memory, auto_device_memory()))
+    memory, device = store_limits(speed.trunk_bytes)
+    plan.store = TrunkStore(memory, speed.trunk_disk_bytes, device)
     trained = [name for name, _ in tree_flatten(model.trainable_parameters())]
     plan.head_frozen = all(".layers." in f".{name}" for name in trained)
     if parts is None:

@@ -226,6 +226,13 @@ def _back(states: mx.array, dtype: mx.Dtype) -> mx.array:
     return states.view(mx.bfloat16) if dtype == mx.bfloat16 else states
 
 
+def store_limits(memory: int | None) -> tuple[int, int]:
+    """Bytes of states that a store may keep in memory, and of these on a GPU of its own memory; `memory`: as the user
+    said, None: a share of the machine's."""
+    memory = auto_memory() if memory is None else memory
+    return memory, min(memory, auto_device_memory())
+
+
 def auto_memory() -> int:
     return memory_bytes() // AUTO_SHARE
 
