@@ -42,6 +42,15 @@ def test_the_stored_trunk_serves_the_next_epoch(folders, arch):
     np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_compiled_trunk_gives_the_plain_losses(folders, arch):
+    loaded = adapted(folders[arch])
+    examples = examples_of(loaded)
+    plan, losses, _ = ours(loaded, examples, Speed(shared_prefix=False, fast_cpu=False, compile=True), (2, 2))
+    assert plan.compiled_trunk is not None and len(plan.store.rows) == len(examples)
+    np.testing.assert_allclose(losses, plain(loaded.model, examples)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_a_trunk_that_does_not_fit_is_computed_anew(folders):
     loaded = adapted(folders["llama"])
     examples = examples_of(loaded)

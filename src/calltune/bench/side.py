@@ -14,12 +14,14 @@ from calltune.batching import common_prefix
 from calltune.bench.work import Work, read_work
 from calltune.conversations import conversation_groups
 from calltune.errors import CalltuneError
+from calltune.platform.allocator import expect_training
 from calltune.platform.process_memory import process_bytes, process_peak_bytes, reset_process_peak
 from calltune.render import Example
 
 
 def main(arguments: list[str]) -> int:
     """Runs the side and writes what it measured, or the reason why it could not."""
+    expect_training()
     work = read_work(Path(arguments[0]))
     out = Path(arguments[1])
     try:

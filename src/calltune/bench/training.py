@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from typing import Any
 
 from calltune.bench.work import DEFAULT_DATA, DEFAULT_MODEL, Work, facts, prepare_rows, write_rows
 from calltune.errors import CannotFinish, InputError
+from calltune.platform.allocator import VARIABLE as ALLOCATOR
+from calltune.platform.allocator import user_environment
 from calltune.platform.blas import VARIABLE
 from calltune.platform.shapes import shape_config
 from calltune.progress import Progress, Silent
@@ -96,12 +97,14 @@ def _has_tokenizer(name: str) -> bool:
 
 
 def _in_process(work: Work, place: Path, timeout: float) -> dict[str, Any]:
-    """One side, alone in memory, with the BLAS that is its own."""
+    """One side, alone in memory, with the BLAS and the allocator that are its own."""
     order, out = place / f"{work.side}.json", place / f"{work.side}.out.json"
     work.write(order)
-    environment = dict(os.environ)
+    environment = user_environment()
     if work.side == "mlx-lm-stock-blas":
         environment[VARIABLE] = "none"
+    if work.side != OURS:
+        environment[ALLOCATOR] = "none"
     command = [sys.executable, "-m", "calltune.bench.side", str(order), str(out)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)

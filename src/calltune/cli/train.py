@@ -11,6 +11,7 @@ from typing import Any
 
 from calltune.cli.bars import Bars
 from calltune.errors import InputError
+from calltune.platform.allocator import expect_training
 from calltune.recipes import with_recipe
 from calltune.records import RUN_FILE, read_record, settings_of
 from calltune.settings import TrainSettings, add_flags, read_yaml, resolve
@@ -69,6 +70,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = read_settings(args)
+    expect_training()
     from calltune.engine import ranks
     from calltune.train import train
 

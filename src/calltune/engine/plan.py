@@ -70,6 +70,7 @@ class Plan:
     prefix_states: mx.array | None = None  # (1, P, D)
     prefix_keys: list[tuple[mx.array, mx.array]] = field(default_factory=list)
     split: bool = True  # whether the model's attention takes `Split` keys where they are quicker
+    compiled_trunk: Callable[[mx.array], mx.array] | None = None  # the frozen layers (engine/trunk_states.py)
 
     def dimensions(self) -> tuple[int, int, int]:
         """Layers, width of the hidden states, and bytes a number of them."""
