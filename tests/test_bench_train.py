@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny import WEATHER, tiny_tokenizer, weather_rows
 
+from calltune.bench import training
 from calltune.bench.training import BenchSettings, compare, later_epochs, valid_count
-from calltune.bench.work import prepare_rows
+from calltune.bench.work import Work, prepare_rows
 from calltune.cli import main
 from calltune.engine.measured import Measured, Update
+from calltune.platform import allocator
 from calltune.settings import TrainSettings
 from calltune.tokenizer import load_tokenizer
 
@@ -59,6 +62,23 @@ def test_a_side_that_cannot_run_is_told_and_the_others_go_on(place, capsys):
     report = bench(place, capsys, "--shape", "tiny-qwen3", "--epochs", "1", "--against", "transformers")
     assert "pip install torch peft" in report["sides"]["transformers"]["error"]
     assert report["ratio"] is None and report["ours"]["updates"] == 2
+
+
+def test_peers_run_without_our_settings_of_the_allocator(place, monkeypatch, tmp_path):
+    given = {}
+
+    def run(command, *, env, **_):
+        order = json.loads(Path(command[3]).read_text())
+        given[order["side"]] = env
+        Path(command[4]).write_text("{}")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.delenv(allocator.VARIABLE, raising=False)
+    monkeypatch.setattr(training.subprocess, "run", run)
+    for side in ("calltune", "mlx-lm"):
+        work = Work(side, str(tmp_path), TrainSettings(model="x"), None, "x", 1)
+        training._in_process(work, tmp_path, 1.0)
+    assert allocator.VARIABLE not in given["calltune"] and given["mlx-lm"][allocator.VARIABLE] == "none"
 
 
 @pytest.mark.torch
