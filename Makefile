@@ -23,9 +23,11 @@ help:
 demo: $(VENV)/stamp-run
 	$(BIN)/calltune demo $(ARGS)
 
-# Files of tests side by side: tiny models gain nothing from a BLAS's threads.
+# Files of tests side by side, one more than there are cores, since some wait: tiny models gain nothing from a BLAS's
+# threads.
+WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 test: $(VENV)/stamp-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/stamp-test-all
 	$(BIN)/python -m pytest -m "not nightly and not gpu" $(ARGS)

@@ -75,7 +75,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 # ---- the same replies -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("piece", [7, WINDOW, 64])
+@pytest.mark.parametrize("piece", [7, WINDOW, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 def test_replies_are_those_of_prompts_in_one_run(loaded, piece, fast):
     """Prompts that share a prefix, others that share parts, and alone; of 1 to 150 tokens; some come later."""
@@ -93,7 +93,7 @@ def test_replies_are_those_of_prompts_in_one_run(loaded, piece, fast):
         same(loaded, one.prompt, one.writing.finish().ids, reference(loaded, one.prompt, TOKENS))
 
 
-@pytest.mark.parametrize("piece", [7, WINDOW])
+@pytest.mark.parametrize("piece", [7, pytest.param(WINDOW, marks=pytest.mark.slow)])
 def test_bound_replies_are_as_alone(loaded, tmp_path, monkeypatch, piece):
     """In the server, with two sets of tools and none, free and bound."""
     for kind in PIECE:
@@ -211,7 +211,7 @@ def test_the_work_for_a_prompt_stops_with_it(llama, runs, prefix, done):
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
-@pytest.mark.parametrize("done", [0, 1, 3, 8])
+@pytest.mark.parametrize("done", [0, 1, pytest.param(3, marks=pytest.mark.slow), 8])
 def test_of_prompts_run_over_together_one_may_stop(loaded, runs, gone, done):
     """The others' runs are narrower by it, and their replies the same."""
     joining = [asked(prompt) for prompt in prompts(0, (150, 140, 135))]
