@@ -64,7 +64,7 @@ def test_a_side_that_cannot_run_is_told_and_the_others_go_on(place, capsys):
     assert report["ratio"] is None and report["ours"]["updates"] == 2
 
 
-def test_peers_run_without_our_settings_of_the_allocator(place, monkeypatch, tmp_path):
+def test_peers_run_without_our_settings_of_the_allocator(monkeypatch, tmp_path):
     given = {}
 
     def run(command, *, env, **_):

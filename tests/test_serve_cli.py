@@ -84,7 +84,7 @@ def start(model: str, *arguments: str, env: dict[str, str] | None = None) -> tup
     return process, re.search(r"page: +(\S+)/", lines)[1], lines
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_printed_command_works_and_the_end_is_clean(model, tmp_path, number):
     key = {KEY: "s3cret"} if number == signal.SIGTERM else {}
     process, address, lines = start(model, "--max-tokens", "5", env=key)
