@@ -99,6 +99,11 @@ def test_time_limits_of_a_call():
         assert outcome.kind == "timeout"
 
 
+def test_the_time_limit_of_a_call_is_none_of_the_start():
+    with McpServer(COMMAND, timeout=0.01) as server:  # a server takes longer than that to say that it is there
+        assert "slow gave no result in 0.01 seconds" in told(server, "slow", seconds=1.0).content
+
+
 def test_a_server_that_dies():
     with McpServer(COMMAND) as server:
         outcome = told(server, "die")

@@ -41,6 +41,7 @@ class McpServer:
     know to change nothing. `prefix` stands before each name, where two servers have tools of the same name. `env`:
     a command gets PATH, HOME and the like, and these variables. `headers`: of every request to a URL, as
     `{"Authorization": "Bearer ..."}`; their values are kept out of all messages. `timeout`: seconds a call.
+    `connect`: seconds until the server must have named its tools.
 
     `notes` tell which tools were left out, and why. Raises InputError: the package `mcp` is missing, the server does
     not start, does not answer as an MCP server, or has no tools.
@@ -114,7 +115,7 @@ class McpServer:
     async def _open(self, client_type: Any, ready: concurrent.futures.Future[list[Any]]) -> None:
         assert self._stop is not None
         server = self._transport(self._errors)
-        async with client_type(server, read_timeout_seconds=self.timeout) as client:
+        async with client_type(server) as client:
             self._client = client
             tools, cursor = [], None
             for _ in range(MOST_PAGES):
@@ -165,7 +166,7 @@ class McpServer:
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """The result of a tool in JSON's types. Raises McpError: the tool said that it failed, no answer came in
         time, or the server is gone."""
-        result = self._wait(self._client.call_tool(name, dict(arguments)), name)
+        result = self._wait(self._client.call_tool(name, dict(arguments), read_timeout_seconds=self.timeout), name)
         if result.is_error:
             raise McpError(self._hidden(_texts(result)) or f"{name} failed and did not say why")
         return value_of(result)
