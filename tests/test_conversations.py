@@ -165,7 +165,7 @@ SWITCHES = {
 
 
 # Every saving on one architecture, the usual ones on the others; the rest in `make test-all`.
-CASES = [pytest.param(arch, switch, marks=() if arch == "llama" or switch in ("all", "compiled_tree") else
+CASES = [pytest.param(arch, switch, marks=() if arch == "llama" or switch == "all" else
                       pytest.mark.slow) for arch in ARCHS for switch in SWITCHES]  # fmt: skip
 
 

@@ -75,8 +75,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 # ---- the same replies -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("piece", [7, WINDOW, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+@pytest.mark.parametrize(
+    ("piece", "fast"),
+    [(7, True), (WINDOW, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (7, False), (WINDOW, True), (64, True), (64, False)))],
+)  # fmt: skip
 def test_replies_are_those_of_prompts_in_one_run(loaded, piece, fast):
     """Prompts that share a prefix, others that share parts, and alone; of 1 to 150 tokens; some come later."""
     shared, parts, single = prompts(40, (1, 100, 90, 3)), prompts(60, (50, 52, 5), 1), prompts(0, (150, 3, 33, 1), 2)
@@ -210,8 +213,13 @@ def test_the_work_for_a_prompt_stops_with_it(llama, runs, prefix, done):
     assert len(runs) == done and not one.writing.ids
 
 
-@pytest.mark.parametrize("gone", [0, 1, 2])
-@pytest.mark.parametrize("done", [0, 1, pytest.param(3, marks=pytest.mark.slow), 8])
+STOPS = [  # every architecture in one case, the others of one architecture; all in `make test-all`
+    pytest.param(arch, gone, done, marks=() if (gone, done) == (1, 1) or (arch, done) in usual else pytest.mark.slow)
+    for usual in ({("llama", 0), ("llama", 8)},) for arch in ARCHS for gone in (0, 1, 2) for done in (0, 1, 3, 8)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loaded", "gone", "done"), STOPS, indirect=["loaded"])
 def test_of_prompts_run_over_together_one_may_stop(loaded, runs, gone, done):
     """The others' runs are narrower by it, and their replies the same."""
     joining = [asked(prompt) for prompt in prompts(0, (150, 140, 135))]

@@ -129,7 +129,9 @@ def test_rows_that_are_no_text_are_told_the_same(tmp_path, capsys, monkeypatch, 
     assert {"bad_json": 10, "duplicate_id": 23}.items() <= json.loads(text)["kinds"].items()
 
 
-@pytest.mark.parametrize("name", ["seal_train", "seal_hermes", "seal_invalid"])
+@pytest.mark.parametrize(
+    "name", ["seal_invalid", *(pytest.param(name, marks=pytest.mark.slow) for name in ("seal_train", "seal_hermes"))]
+)
 @pytest.mark.skipif(not (SHARED / "seal_invalid.jsonl").is_file(), reason="no data")
 def test_whole_files_are_told_the_same(tmp_path, capsys, started, name):
     both(capsys, tmp_path, str(SHARED / f"{name}.jsonl"), "--json", "--repair")

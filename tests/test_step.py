@@ -63,7 +63,7 @@ def reference(folders: dict[str, Path]) -> Callable[[str], Any]:
 
 
 # Every saving on one architecture, the usual ones on the others; the rest in `make test-all`.
-CASES = [pytest.param(arch, switch, marks=() if arch == "llama" or switch in ("all", "no_cpu", "compiled") else
+CASES = [pytest.param(arch, switch, marks=() if arch == "llama" or switch in ("all", "no_cpu") else
                       pytest.mark.slow) for arch in ARCHS for switch in SWITCHES]  # fmt: skip
 
 
@@ -190,7 +190,11 @@ def test_muon_moves_every_matrix_by_a_fifth_of_the_rate_and_leaves_vectors_to_ad
     np.testing.assert_allclose(np.array(after["vector"]), -1e-2, rtol=1e-3)
 
 
-@pytest.mark.parametrize("speed", [Speed(), Speed(fast_cpu=False, compile=True)], ids=["cpu", "compiled"])
+@pytest.mark.parametrize(
+    "speed",
+    [Speed(), pytest.param(Speed(fast_cpu=False, compile=True), marks=pytest.mark.slow)],  # 30 s of a compiler
+    ids=["cpu", "compiled"],
+)
 def test_half_precision_trains_too(folders, speed):
     """NumPy has no bfloat16, so the quick CPU forms are left out."""
     loaded = load(str(folders["gemma2"]), "bfloat16")

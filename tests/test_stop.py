@@ -286,8 +286,15 @@ def flip(file: IO[bytes]) -> None:
     file.write(bytes([byte[0] ^ 1]))
 
 
-@pytest.mark.parametrize("name", ["adapters.safetensors", "optimizer.safetensors", "best.safetensors", "state.json"])
-@pytest.mark.parametrize("harm", [cut, flip, None])
+FILES = ("adapters.safetensors", "optimizer.safetensors", "best.safetensors", "state.json")
+USUAL = {*((name, cut) for name in FILES), ("adapters.safetensors", flip), ("state.json", None)}
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [pytest.param(name, harm, marks=() if (name, harm) in USUAL else pytest.mark.slow)
+     for name in FILES for harm in (cut, flip, None)],
+)  # fmt: skip
 def test_trap_t10_a_damaged_checkpoint_falls_back_to_the_one_before(model, broken, tmp_path, name, harm):
     settings = settings_of(model, tmp_path / "run")
     shutil.copytree(broken, tmp_path / "run")
