@@ -5,9 +5,11 @@
     python bench/own_functions.py --out runs/own -- --rows 1500 --optimizer muon --learning-rate 7e-3
     python bench/own_functions.py --eval-only --out runs/own          the runs that are there already
     python bench/own_functions.py --renew                             writes the functions' schemas into the requests
+    python bench/own_functions.py --folder bench/development          other files: those that we tune the generator on
 
-What stands after `--` goes to `calltune train`. A `NAME.requests.jsonl` holds 20 requests as people would say them,
-made from no pattern of the generator; training never sees them. It runs the commands that a user would, and prints
+What stands after `--` goes to `calltune train`. A `NAME.requests.jsonl` holds requests as people would say them, made
+from no pattern of the generator; training never sees them, and nothing is tuned on those in examples/functions (20
+a file). It runs the commands that a user would, and prints
 `call_exact_match` of each file, the requests that went wrong, and the mean as JSON on standard output.
 """
 
@@ -34,18 +36,18 @@ def calltune(*words: str) -> None:
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Trains on the functions' own requests, unless there is a run already, and asks those written by hand."""
-    run, started = args.out / name, time.perf_counter()
+    run, folder, started = args.out / name, args.folder, time.perf_counter()
     if not args.eval_only:
-        tools = str(FOLDER / f"{name}.py")
+        tools = str(folder / f"{name}.py")
         calltune("train", "--model", args.model, "--tools", tools, "--out", str(run), "--overwrite", *args.train)
     trained = time.perf_counter()
-    requests, made = str(FOLDER / f"{name}.requests.jsonl"), run / "by-hand"
+    requests, made = str(folder / f"{name}.requests.jsonl"), run / "by-hand"
     calltune("eval", str(run), "--data", requests, "--out", str(made), "--max-tokens", str(args.max_tokens))
     report = json.loads((made / "report.json").read_text(encoding="utf-8"))
     return {
         "call_exact_match": report["after"]["call_exact_match"],
         "seconds": {"train": round(trained - started), "eval": round(time.perf_counter() - trained)},
-        "wrong": wrong_ones(report, rows_of(FOLDER / f"{name}.requests.jsonl"), rows_of(made / "predictions.jsonl")),
+        "wrong": wrong_ones(report, rows_of(folder / f"{name}.requests.jsonl"), rows_of(made / "predictions.jsonl")),
     }
 
 
@@ -66,23 +68,23 @@ def wrong_ones(
     ]  # fmt: skip
 
 
-def renew(name: str) -> None:
+def renew(folder: Path, name: str) -> None:
     """The functions' schemas as they are now into every row; requests and calls stay."""
     from calltune.functions import functions_from
 
-    path = FOLDER / f"{name}.requests.jsonl"
-    tools = [function.tool.to_openai() for function in functions_from(FOLDER / f"{name}.py")]
+    path = folder / f"{name}.requests.jsonl"
+    tools = [function.tool.to_openai() for function in functions_from(folder / f"{name}.py")]
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     text = "".join(f"{json.dumps(row | {'tools': tools}, ensure_ascii=False)}\n" for row in rows)
     path.write_text(text, encoding="utf-8")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any] | None:
-    names = sorted(path.stem for path in FOLDER.glob("*.py"))
     given = list(sys.argv[1:] if argv is None else argv)
     split = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a file in the folder; default: all")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="with NAME.py and NAME.requests.jsonl")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", type=Path, default=Path("runs/own-functions"))
     parser.add_argument("--max-tokens", type=int, default=128)
@@ -90,12 +92,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any] | None:
     parser.add_argument("--renew", action="store_true")
     args = parser.parse_args(given[:split])
     args.train = given[split + 1 :]
+    names = sorted(path.stem for path in args.folder.glob("*.py"))
     chosen = args.names or names
     if unknown := [name for name in chosen if name not in names]:
         parser.error(f"no such file: {', '.join(unknown)}; there are {', '.join(names)}")
     if args.renew:
         for name in chosen:
-            renew(name)
+            renew(args.folder, name)
         return None
     found = {name: measure(name, args) for name in chosen}
     shares = [one["call_exact_match"] for one in found.values()]
