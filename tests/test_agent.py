@@ -15,7 +15,7 @@ from calltune import Agent, tool
 from calltune.consent import NOT_ALLOWED
 from calltune.data.check import check_rows
 from calltune.data.sources import sources_of
-from calltune.errors import InputError
+from calltune.errors import InputError, TooLong
 from calltune.formats.hermes import parse
 from calltune.functions import Function
 from calltune.grammar import Rules
@@ -365,3 +365,39 @@ def test_a_tiny_model_bound_by_the_grammar_calls_what_fits(tmp_path):
     again = asyncio.run(Agent(agent.caller, [lamp], rules=agent.rules, max_steps=2, max_tokens=200).arun(
         "Switch the lamp on"))  # fmt: skip
     assert again.messages == result.messages
+
+
+def test_a_conversation_that_fills_the_context_ends_in_words():
+    class Full(Script):
+        def __call__(self, messages, tools, **more):
+            if len(messages) > most:
+                raise TooLong(9000, 8192)
+            return super().__call__(messages, tools, **more)
+
+    most = 3
+    for begin in (lambda agent: agent.run("x"), lambda agent: asyncio.run(agent.arun("x"))):
+        result = begin(Agent(Full(ADD, ADD), TOOLS))
+        assert (result.ended, len(result.calls), result.answer) == ("too_long", 2, "")
+        assert "maximum context length is 8,192" in result.reason
+    most = 0
+    with pytest.raises(TooLong):  # what the user asks is too long
+        Agent(Full(ADD), TOOLS).run("x")
+
+
+def test_a_prompt_past_the_context_is_refused_and_a_reply_ends_with_it(tmp_path, monkeypatch):
+    folder = tiny_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 300}))
+    caller = calltune.load(folder)
+    with pytest.raises(TooLong, match="maximum context length is 300 tokens"):
+        caller("word " * 300)
+    with pytest.raises(TooLong):
+        next(caller.stream([Message("user", "word " * 300)]))
+    (used,) = caller.lengths([([Message("user", "Hello")], ())])
+    limits, plain = [], calltune.caller.generate_stream
+    monkeypatch.setattr(
+        "calltune.caller.generate_stream", lambda *a, **more: limits.append(more["max_tokens"]) or plain(*a, **more)
+    )
+    caller("Hello", (), max_tokens=10_000)
+    caller("Hello", (), max_tokens=5)
+    assert limits == [300 - used, 5]

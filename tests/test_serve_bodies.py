@@ -18,7 +18,7 @@ from calltune.errors import CannotFinish, InputError, Problem
 from calltune.functions import functions_from
 from calltune.render import prompt_ids
 from calltune.serve.app import Options
-from calltune.serve.errors import ApiError, api_error
+from calltune.serve.errors import ENOUGH, ApiError, Wrong, api_error
 from calltune.serve.guards import Guards
 from calltune.serve.reader import Reader
 
@@ -177,6 +177,46 @@ def test_a_text_that_no_context_could_hold_is_refused_before_its_tokens_are_coun
     error = error_of(http.post(CHAT, json=body(messages=[USER | {"content": "x" * (4096 * longest - longest)}])))
     assert error["code"] == "context_length_exceeded" and "at least" not in error["message"]
     assert len(asked) == 1
+
+
+def test_arguments_of_old_calls_count_as_text_too(http, caller, monkeypatch):
+    asked = []
+    monkeypatch.setattr("calltune.serve.job.prompt_ids", lambda *a: asked.append(a))
+    text = json.dumps({"a": ["x" * (4096 * caller.loaded.tokenizer.longest_token)]})
+    messages = [USER, called([{"id": "a", "function": {"name": "f", "arguments": text}}]), USER]
+    error = error_of(http.post(CHAT, json=body(messages=messages)))
+    assert error["code"] == "context_length_exceeded" and asked == []
+
+
+LONG: list[tuple[dict[str, Any], str]] = [  # bodies with many faults; the first of them
+    ({"messages": [{}] * 100_000}, "messages: at most 4,096 messages are taken, not 100,000"),
+    ({"messages": [5] * 100_000}, "messages: at most 4,096"),
+    ({"messages": [{}] * 4000}, "messages[0].role: "),
+    ({"messages": [USER | {"content": [{}] * 100_000}]}, "messages[0].content[0]: "),
+    ({"messages": [called([CALL] * 50_000)]}, "messages[0].tool_calls[1].id: "),
+    ({"messages": [called([CALL | {"id": f"c{i}"} for i in range(3000)]),
+                   *({"role": "tool", "tool_call_id": "x", "content": "1"} for _ in range(3000))]},
+     'messages[1].tool_call_id: it should be the id of a call made before, not "x" '
+     "(one of c2995, c2996, c2997, c2998, c2999 and 2995 before)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "words"), LONG, ids=lambda value: value if isinstance(value, str) else "")
+def test_many_faults_cost_no_more_than_some(monkeypatch, more, words):
+    made = []
+    for module in ("messages", "protocol", "reader"):
+        monkeypatch.setattr(f"calltune.serve.{module}.Wrong", lambda *a: made.append(a) or Wrong(*a))
+    with pytest.raises(ApiError) as told:
+        Reader(["tiny"]).read(body(**more))
+    assert told.value.message.startswith(words) and len(told.value.message) < 5000
+    assert len(made) <= 2 * ENOUGH
+    assert len(made) < ENOUGH or " and at least 80 more" in told.value.message
+
+
+def test_a_wrong_type_hides_nothing_of_the_messages():
+    with pytest.raises(ApiError) as told:
+        Reader(["tiny"]).read(body(temperature="hot", messages=[USER, {"role": "king"}]))
+    assert "temperature: " in told.value.message and "messages[1].role: " in told.value.message
 
 
 @pytest.mark.parametrize("text", ["{'a'", "[1]", "5", "not JSON <|im_end|>", '{"a": 1} {"b"', "[" * 200])

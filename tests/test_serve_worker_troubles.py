@@ -6,13 +6,15 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from heard import Heard, alone, started, together, work
+from serving import serving
 from tiny import TIME, TOOLS, WEATHER, tiny_model
 
 from calltune.caller import Caller, load
 from calltune.engine.batch import Batch
-from calltune.errors import InputError
+from calltune.errors import InputError, TooLong
 from calltune.grammar import Rules
 from calltune.platform.process_memory import process_bytes
 from calltune.serve import served
@@ -248,3 +250,26 @@ def test_memory_does_not_grow_over_2000_requests(folder, start, monkeypatch):
     before = process_bytes()
     many(worker, 2000, 80)
     assert process_bytes() - before < 30 << 20
+
+
+def test_a_thread_that_cannot_go_on_says_so(caller, monkeypatch):
+    """Nobody waits for a reply that is never made, and /health tells."""
+    worker, first = ModelWorker(caller, "tiny"), Heard()
+    monkeypatch.setattr(worker._models["tiny"].running, "leave", lambda: 1 / 0)
+    worker.submit(work(max_tokens=3), first)
+    with pytest.raises((Stopped, ZeroDivisionError)):
+        first.wait()
+    worker._thread.join(30)
+    assert not worker._thread.is_alive() and worker.counts() == Counts(0, 0, stopped=True)
+    with pytest.raises(Stopped):
+        worker.submit(work(), Heard())
+    with serving(worker) as found:
+        answer = httpx.get(f"{found.address}/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "stopped")
+
+
+def test_what_no_context_can_hold_does_not_wait(caller):
+    worker = ModelWorker(caller, "tiny")
+    with pytest.raises(TooLong, match="at least"):
+        worker.submit(work("x" * 10_000_000), Heard())
+    worker.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from calltune.consent import Confirm, confirm_of, reason_of
-from calltune.errors import InputError
+from calltune.errors import InputError, TooLong
 from calltune.functions import MAX_OUTPUT, TIMEOUT, Function, Outcome, execute, execute_async, refused
 from calltune.functions.execute import Ready, prepare
 from calltune.grammar import Rules
@@ -147,10 +147,13 @@ class Agent:
                 return await execute_async(call, self.functions, timeout=self.timeout,
                                            max_output=self.max_output)  # fmt: skip
 
-    def _generate(self, wish: _Generate) -> Reply:
+    def _generate(self, wish: _Generate) -> Reply | TooLong:
         with _generating if hasattr(self.caller, "decoder") else nullcontext():
-            return self.caller(wish.messages, self.tools, max_tokens=self.max_tokens, sampling=self.sampling,
-                               rules=wish.rules)  # fmt: skip
+            try:
+                return self.caller(wish.messages, self.tools, max_tokens=self.max_tokens, sampling=self.sampling,
+                                   rules=wish.rules)  # fmt: skip
+            except TooLong as error:
+                return error
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -163,7 +166,12 @@ class Agent:
         seen: Counter[tuple[str, ...]] = Counter()
         rules = self.rules
         while len(steps) < self.max_steps:
-            reply = numbered((yield _Generate(messages, rules)), messages)
+            made: Reply | TooLong = yield _Generate(messages, rules)
+            if isinstance(made, TooLong):
+                if not steps:  # what the user sent is too long
+                    raise made
+                return result_of("too_long", made.message, messages, self.tools, steps)
+            reply = numbered(made, messages)
             if self.on_reply:
                 self.on_reply(reply)
             if wrong := unreadable(reply, self.max_tokens):

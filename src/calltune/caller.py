@@ -23,9 +23,9 @@ from calltune.engine.decode import (
 )
 from calltune.engine.filling import shared_length
 from calltune.engine.kept import Kept
-from calltune.engine.load import Dtype, LoadedModel
+from calltune.engine.load import Dtype, LoadedModel, context_length
 from calltune.engine.load import load as load_model
-from calltune.errors import InputError
+from calltune.errors import InputError, room_for
 from calltune.formats import get_format
 from calltune.formats.marks import begins_plan
 from calltune.frames import frame_of
@@ -70,10 +70,12 @@ class Caller:
     ) -> Reply:
         """One reply to a text or to messages. `tools` is whatever `calltune.tools_from` reads (None: those that
         the run was trained on); `open_thinking` writes the opening `<think>` for the model. With `rules`, only calls
-        that fit the tools' schemas can come. Raises InputError: rules that the tools do not allow."""
+        that fit the tools' schemas can come. Raises InputError: rules that the tools do not allow, a prompt that
+        leaves no room in the model's context (TooLong)."""
         messages = (Message("user", request),) if isinstance(request, str) else tuple(request)
         offered = self.tools if tools is None else as_tools(tools)
         ids = prompt_ids(messages, offered, self.template, self.loaded.tokenizer, open_thinking=open_thinking)
+        max_tokens = min(max_tokens, room_for(len(ids), self.context))
         open_thinking = open_thinking or self.opened(ids)
         grammar = self.grammar(offered, rules, open_thinking)
         self._share(messages, offered, ids)
@@ -91,6 +93,11 @@ class Caller:
     def tools(self) -> tuple[Tool, ...]:
         """The tools that the run was trained on; none for a base model."""
         return self.run.tools() if self.run else ()
+
+    @property
+    def context(self) -> int | None:
+        """The tokens that the model was made for, prompt and reply together; None where it does not say."""
+        return context_length(self.loaded.folder)
 
     def batch(
         self,
@@ -134,8 +141,9 @@ class Caller:
         on_done: Callable[[Reply], None] | None = None, on_prompt: Callable[[bool], None] | None = None,
     ) -> Iterator[str]:  # fmt: skip
         """The raw text of a reply, piece by piece. `on_prompt` is told before whether the prompt begins the plan,
-        `on_done` the whole reply."""
+        `on_done` the whole reply. Raises as a call does."""
         ids = prompt_ids(messages, tools, self.template, self.loaded.tokenizer)
+        max_tokens = min(max_tokens, room_for(len(ids), self.context))
         opened = self.opened(ids)
         if on_prompt:
             on_prompt(opened)

@@ -80,6 +80,26 @@ class InputError(CalltuneError):
         return "\n".join(lines)
 
 
+class TooLong(InputError):
+    """A prompt leaves no room for a reply in the model's context."""
+
+    def __init__(self, prompt: int, context: int, *, least: bool = False) -> None:
+        """In tokens. `least`: it has at least that many."""
+        # Clients know this error by words of it: LiteLLM by the first, LangChain by "prompt is too long".
+        super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the "
+                         f"prompt is too long: its messages and tools have {'at least ' * least}{prompt:,}",
+                         next_step="send fewer or shorter messages and tools")  # fmt: skip
+
+
+def room_for(prompt: int, context: int | None) -> int:
+    """How many tokens a reply to a prompt of so many may have (None: no limit is known). Raises TooLong."""
+    if context is None:
+        return 1 << 30
+    if prompt >= context:
+        raise TooLong(prompt, context)
+    return context - prompt
+
+
 class CheckFailed(CalltuneError):
     """A check, threshold or verification that was asked for did not hold: exit code 1."""
 

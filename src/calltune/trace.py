@@ -13,7 +13,7 @@ from calltune.functions import Outcome
 from calltune.schema import Conversation, Message, Reply, Tool, ToolCall
 
 MAX_STEPS = 8  # replies for one request
-Ended = Literal["answer", "cut", "max_steps", "repeated", "empty"]
+Ended = Literal["answer", "cut", "max_steps", "repeated", "empty", "too_long"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Result:
     """`answer` is the model's text; "" where it did not come to one. `reason` says in plain words what went wrong.
 
     `ended`: "answer"; "cut" (an answer that the limit of tokens cut off); "max_steps"; "repeated" (the same call or
-    reply failed again, or went round in a circle); "empty" (a reply with nothing in it). `conversation` holds every
+    reply failed again, or went round in a circle); "empty" (a reply with nothing in it); "too_long" (the
+    conversation came to the end of the model's context). `conversation` holds every
     message, from the first on, and the tools.
     """
 

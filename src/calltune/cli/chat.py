@@ -23,6 +23,7 @@ from calltune.cli.replying import (
 )
 from calltune.cli.stream import stream_reply
 from calltune.consent import ask
+from calltune.errors import TooLong
 from calltune.functions import Function
 from calltune.offered import offered
 from calltune.report_text import printable
@@ -61,8 +62,14 @@ def run(args: argparse.Namespace) -> int:
     for text in requests_in(functions, interactive=session.interactive):
         if text is None:
             session.messages = []
-        else:
+            continue
+        try:
             session.answer(text)
+        except TooLong as error:
+            if not session.messages:  # this request alone
+                raise
+            session.messages = []
+            print(f"{error.message}; the conversation begins anew", file=sys.stderr)
     return 0
 
 

@@ -32,8 +32,8 @@ without its adapter.
 is not marked @tool(pure=True) is run only where the user was asked; --yes runs all without asking. A Python file is
 imported, which runs it.
 
-Only this machine reaches 127.0.0.1; another --host needs an API key (also from {KEY}). Ctrl-C or SIGTERM ends
-the server with exit code 0."""
+Only this machine reaches 127.0.0.1; another --host needs an API key (also from {KEY}). Ctrl-C and SIGTERM end
+the server (exit codes 130 and 143); replies under way are told."""
 
 
 def add_parser(subparsers: Any) -> None:

@@ -73,9 +73,11 @@ def make_app(worker: Worker, functions: Sequence[Function] = (), options: Option
         return _model(name, started)
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> JSONResponse:
         counts = worker.counts()
-        return {"status": "ok", "running": counts.running, "waiting": counts.waiting}
+        status = "stopped" if counts.stopped else "ok"
+        found = {"status": status, "running": counts.running, "waiting": counts.waiting}
+        return JSONResponse(found, 503 if counts.stopped else 200)
 
     @app.get("/metrics")
     async def prometheus() -> Response:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calltune.errors import CalltuneError, CannotFinish, InputError, Problem
+from calltune.errors import CalltuneError, CannotFinish, InputError, Problem, TooLong
 from calltune.schema import shorten
-from calltune.serve.work import QueueFull, Stopped, TooLong
+from calltune.serve.work import QueueFull, Stopped
 
 INVALID = "invalid_request_error"
 # Source of the types: https://platform.openai.com/docs/guides/error-codes
@@ -53,13 +53,15 @@ def said(value: Any) -> str:
 
 
 MOST_TOLD = 20
+ENOUGH = 100  # problems after which a body is read no further: it may hold millions
 
 
 def refused(problems: Sequence[Wrong]) -> ApiError:
     """All problems of a body in one error; `param` is the first one's place."""
     told = [str(problem) for problem in problems[:MOST_TOLD]]
     if len(problems) > MOST_TOLD:
-        told.append(f"and {len(problems) - MOST_TOLD} more")
+        more = len(problems) - MOST_TOLD
+        told.append(f"and {'at least ' * (len(problems) >= ENOUGH)}{more} more")
     return ApiError(400, "; ".join(told), param=problems[0].path or None)
 
 

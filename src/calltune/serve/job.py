@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from calltune.engine.running import Joining
 from calltune.engine.writing import Writing
-from calltune.errors import CalltuneError, InputError, Problem
+from calltune.errors import CalltuneError, InputError, Problem, TooLong, room_for
 from calltune.grammar import Grammar, check_loose
 from calltune.grammar_json import read_json_reply
 from calltune.render import prompt_ids
-from calltune.schema import Reply, Tool
+from calltune.schema import Message, Reply, Tool
 from calltune.serve.served import Served
 from calltune.serve.stream import Deltas, deltas_of
-from calltune.serve.work import Listener, Made, Stopped, TooLong, Work
-from calltune.tokenizer import Tokenizer
+from calltune.serve.work import Listener, Made, Stopped, Work
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -57,7 +56,6 @@ class Job:
         self.served = _model(work.model, models)
         caller = self.served.caller
         self.tools = self.served.known(work.tools)
-        _check_length(work, caller.loaded.tokenizer, self.served.context)
         ids = _told(
             "the model's chat template cannot write these messages",
             "change the order or the roles of the messages",
@@ -65,7 +63,7 @@ class Job:
         )
         self.opened = caller.opened(ids)
         self.grammar = _told(*NO_GRAMMAR, self._grammar)
-        limit = min(work.max_tokens, _room(len(ids), self.served.context))
+        limit = min(work.max_tokens, room_for(len(ids), self.served.context))
         request = None if work.schema else (work.messages, self.tools)
         guide = _told(*NO_GRAMMAR, lambda: caller.guide(self.grammar, request))
         writing = Writing(caller.decoder.stop_ids, limit, guide, work.sampling.sampler())
@@ -156,21 +154,25 @@ def _model(name: str, models: dict[str, Served]) -> Served:
     return models[name]
 
 
-def _check_length(work: Work, tokenizer: Tokenizer, context: int | None) -> None:
+def check_length(work: Work, served: Served) -> None:
     """Refuses what has more characters than the context could hold, whatever its tokens are: to count those of
-    millions of characters would take this thread seconds, and all replies wait for it. Raises InputError."""
-    least = sum(len(message.content.strip()) for message in work.messages) // tokenizer.longest_token
-    if context is not None and least >= context:
-        raise TooLong(least, context, least=True)
+    millions of characters would take seconds, and all replies wait for it. Raises TooLong."""
+    least = sum(map(_characters, work.messages)) // served.caller.loaded.tokenizer.longest_token
+    if served.context is not None and least >= served.context:
+        raise TooLong(least, served.context, least=True)
 
 
-def _room(prompt: int, context: int | None) -> int:
-    """How many tokens a reply may have. Raises InputError."""
-    if context is None:
-        return 1 << 30
-    if prompt >= context:
-        raise TooLong(prompt, context)
-    return context - prompt
+def _characters(message: Message) -> int:
+    """Those that every template writes: not the plan, which some leave out."""
+    return len(message.content.strip()) + sum(_texts(call.arguments) for call in message.calls)
+
+
+def _texts(value: Any) -> int:
+    """The characters of the texts in a JSON value."""
+    if isinstance(value, str):
+        return len(value)
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_texts, items))
 
 
 def _told(what: str, next_step: str, work: Callable[[], Value]) -> Value:

@@ -9,7 +9,7 @@ from typing import Any
 from calltune.errors import InputError
 from calltune.formats.literals import read_json
 from calltune.schema import Message, Role, ToolCall, shorten
-from calltune.serve.errors import Wrong, said
+from calltune.serve.errors import ENOUGH, Wrong, said
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant",
                           "tool": "tool"}  # fmt: skip
@@ -17,14 +17,17 @@ ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "us
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 NAME_WORDS = "a function's name should be up to 64 letters, digits, _, - and ."
 UNREADABLE = "unreadable_arguments"
+MOST_IDS = 5  # that are named
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def read_messages(values: Sequence[Any], problems: list[Wrong]) -> tuple[Message, ...]:
-    """The messages; what is wrong is added to `problems`."""
+    """The messages; what is wrong is added to `problems`, up to ENOUGH of it."""
     messages: list[Message] = []
     names: dict[str, str] = {}  # of the calls so far, by their ids
     for i, value in enumerate(values):
+        if len(problems) >= ENOUGH:
+            break
         path = f"messages[{i}]"
         if not isinstance(value, Mapping):
             problems.append(Wrong(path, f'a message should be {{"role": ..., "content": ...}}, not {said(value)}'))
@@ -61,7 +64,7 @@ def _message(
         return Message(role, content)
     identity = value.get("tool_call_id")
     if not isinstance(identity, str) or identity not in names:
-        known = f"one of {', '.join(map(shorten, names))}" if names else "there is none; send the message that calls"
+        known = _known(list(names))
         words = f"it should be the id of a call made before, {_not(value, 'tool_call_id')} ({known})"
         problems.append(Wrong(f"{path}.tool_call_id", words))
         return Message(role, content)
@@ -77,6 +80,8 @@ def _text(value: Any, path: str, problems: list[Wrong]) -> str | None:
         return ""
     texts = []
     for i, part in enumerate(value):
+        if len(problems) >= ENOUGH:
+            break
         kind = part.get("type") if isinstance(part, Mapping) else None
         text = part.get("text") if isinstance(part, Mapping) else None
         if isinstance(kind, str) and kind not in TEXT_PARTS:
@@ -97,7 +102,10 @@ def _calls(value: Any, path: str, problems: list[Wrong]) -> tuple[ToolCall, ...]
         problems.append(Wrong(path, f"it should be a list of calls, not {said(value)}"))
         return ()
     calls: list[ToolCall] = []
+    seen: set[str] = set()
     for i, item in enumerate(value):
+        if len(problems) >= ENOUGH:
+            break
         place = f"{path}[{i}]"
         function = item.get("function") if isinstance(item, Mapping) else None
         if not isinstance(function, Mapping):
@@ -108,15 +116,24 @@ def _calls(value: Any, path: str, problems: list[Wrong]) -> tuple[ToolCall, ...]
         if not isinstance(identity, str) or not identity:
             words = f"it should be a text that a result's tool_call_id names, {_not(item, 'id')}"
             problems.append(Wrong(f"{place}.id", words))
-        elif identity in [call.id for call in calls]:
+        elif identity in seen:
             words = f"{said(identity)} stands twice in this message; give each call its own"
             problems.append(Wrong(f"{place}.id", words))
+        seen.add(str(identity))
         if not isinstance(name, str) or not NAME.fullmatch(name):
             problems.append(Wrong(f"{place}.function.name", f"{NAME_WORDS}, {_not(function, 'name')}"))
             continue
         arguments = _arguments(function.get("arguments"), f"{place}.function.arguments", problems)
         calls.append(ToolCall(name, arguments, identity if isinstance(identity, str) else None))
     return tuple(calls)
+
+
+def _known(ids: Sequence[str]) -> str:
+    """The ids that a result may name, of many the last ones."""
+    if not ids:
+        return "there is none; send the message that calls"
+    more = f" and {len(ids) - MOST_IDS} before" if len(ids) > MOST_IDS else ""
+    return f"one of {', '.join(map(shorten, ids[-MOST_IDS:]))}{more}"
 
 
 def _arguments(value: Any, path: str, problems: list[Wrong]) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from calltune.serve.errors import Wrong, said
 from calltune.serve.messages import ROLES
 
 MOST_TOOLS = 128  # as OpenAI's
+MOST_MESSAGES = 4096  # more than any model's context holds in practice
 SEEDS = 2**63
 
 
@@ -73,7 +74,7 @@ class ChatRequest(Strict):
     model: str
     # What is wrong with messages is told in words of their own (messages.py), so that only the description is exact.
     messages: Annotated[list[dict[str, Any]], WithJsonSchema({"type": "array", "minItems": 1, "items": MESSAGE})] = (
-        Field(min_length=1)
+        Field(min_length=1, max_length=MOST_MESSAGES)
     )
     tools: list[ToolDefinition] | None = Field(None, max_length=MOST_TOOLS)
     tool_choice: Annotated[str | dict[str, Any] | None, WithJsonSchema(CHOICE)] = None

@@ -16,7 +16,7 @@ from calltune.grammar import CHOICES, Rules, offered_tools
 from calltune.schema import Tool, shorten
 from calltune.serve.errors import ApiError, Wrong, refused, said, words_of
 from calltune.serve.messages import NAME, NAME_WORDS, read_messages
-from calltune.serve.protocol import SEEDS, ChatRequest, ToolDefinition, problems_of, unsupported
+from calltune.serve.protocol import MOST_MESSAGES, SEEDS, ChatRequest, ToolDefinition, problems_of, unsupported
 from calltune.serve.work import Work
 
 MOST_TOKENS = 1_000_000  # above it a limit is none; the worker keeps to the model's context
@@ -55,10 +55,17 @@ class Reader:
             if size > MOST_TEXT:
                 words = f"it is {size:,} characters of JSON, larger than {MOST_TEXT:,} characters; shorten it"
                 raise refused([*problems, Wrong(name, words)])
+        values = body.get("messages")
+        if isinstance(values, list) and len(values) > MOST_MESSAGES:  # each would be looked at before they are counted
+            words = f"at most {MOST_MESSAGES:,} messages are taken, not {len(values):,}; leave out the oldest"
+            raise refused([*problems, Wrong("messages", words)])
         try:
             request = ChatRequest.model_validate(body)
         except ValidationError as error:
-            raise refused([*problems, *problems_of(error)]) from None
+            problems += problems_of(error)
+            if isinstance(values, list) and not any(problem.path.startswith("messages") for problem in problems):
+                read_messages(values, problems)
+            raise refused(problems) from None
         messages = read_messages(request.messages, problems)
         tools = self._tools(request.tools or (), problems)
         rules = _rules(request, tools, self.free, problems)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from calltune.errors import InputError
 from calltune.schema import Message, Reply, Tool
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ class Counts:
 
     waiting: int
     running: int
+    stopped: bool = False  # no more replies are made
 
 
 class Worker(Protocol):
@@ -77,24 +77,13 @@ class Worker(Protocol):
     def models(self) -> tuple[str, ...]: ...
 
     def submit(self, work: Work, listener: Listener) -> Ticket:
-        """Raises QueueFull, or Stopped after `close`. InputError for what the tools, the schema or the prompt's
-        length do not allow, and for a model that is not there, is told to the listener."""
+        """Raises QueueFull, Stopped after `close`, TooLong for what no context could hold. InputError for what the
+        tools, the schema or the prompt's length do not allow, and for a model that is not there, is told to the listener."""
 
     def counts(self) -> Counts: ...
 
     def close(self) -> None:
         """Replies under way are told that the server stops (Stopped)."""
-
-
-class TooLong(InputError):
-    """The prompt leaves no room for a reply in the model's context."""
-
-    def __init__(self, prompt: int, context: int, *, least: bool = False) -> None:
-        """`least`: it has at least that many tokens."""
-        # Clients know this error by words of it: LiteLLM by the first, LangChain by "prompt is too long".
-        super().__init__(f"this model's maximum context length is {context:,} tokens with the reply, and the "
-                         f"prompt is too long: its messages and tools have {'at least ' * least}{prompt:,}",
-                         next_step="send fewer or shorter messages and tools")  # fmt: skip
 
 
 class QueueFull(Exception):

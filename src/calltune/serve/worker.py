@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from calltune.caller import BATCH_TOKENS, Caller
-from calltune.serve.job import Job
+from calltune.serve.job import Job, check_length
 from calltune.serve.served import served_models
 from calltune.serve.work import Counts, Listener, QueueFull, Stopped, Work
 
@@ -61,7 +61,9 @@ class ModelWorker:
         return tuple(self._models)
 
     def submit(self, work: Work, listener: Listener) -> JobTicket:
-        """See serve.work.Worker. Raises QueueFull, Stopped."""
+        """See serve.work.Worker. Raises QueueFull, Stopped, and TooLong at once, so that what waits is not large."""
+        if work.model in self._models:
+            check_length(work, self._models[work.model])
         job = Job(work, listener)
         with self._wake:
             if self._closing:
@@ -80,7 +82,7 @@ class ModelWorker:
 
     def counts(self) -> Counts:
         with self._wake:
-            return Counts(len(self._waiting), len(self._running))
+            return Counts(len(self._waiting), len(self._running), self._closing)
 
     def close(self) -> None:
         with self._wake:
@@ -92,16 +94,21 @@ class ModelWorker:
     # ---- in the model's thread ----------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while self._has_work():
-            try:
-                self._turn()
-            except Exception as error:  # a bug of ours: the server goes on without those it hit
-                log.exception("the model's thread goes on after an error")
-                self._end(self._running, error)
-        with self._wake:
-            waiting = list(self._waiting)
-            self._waiting.clear()
-        self._end([*self._running, *waiting], Stopped())
+        try:
+            while self._has_work():
+                try:
+                    self._turn()
+                except Exception as error:  # a bug of ours: the server goes on without those it hit
+                    log.exception("the model's thread goes on after an error")
+                    self._end(self._running, error)
+                    self._clear()
+        except Exception:  # it cannot even be cleared away: whoever asks is told, and nobody waits for ever
+            log.exception("the model's thread ends after an error")
+        finally:
+            with self._wake:
+                self._closing, waiting = True, list(self._waiting)
+                self._waiting.clear()
+            self._end([*self._running, *waiting], Stopped())
 
     def _has_work(self) -> bool:
         """Waits for a request. False when it is time to stop."""
@@ -171,10 +178,8 @@ class ModelWorker:
         ended = [job for job in self._running if job.writing.ended]
         if not ended:
             return
+        self._clear()  # first: where it fails, these are still among those that `_run` tells of it
         self._running = [job for job in self._running if not job.writing.ended]
-        for served in self._models.values():
-            served.running.leave()
-            served.running.release()
         for job in ended:
             job.finish()
 
@@ -184,6 +189,9 @@ class ModelWorker:
                 job.writing.ended = True
             job.fail(error)
         self._running = []
+
+    def _clear(self) -> None:
+        """Frees what the replies took that have ended."""
         for served in self._models.values():
             served.running.leave()
             served.running.release()
