@@ -329,3 +329,4 @@ def test_a_reply_that_the_grammar_brings_to_an_end_of_its_own_is_no_failure_of_o
     answer = http.post(CHAT, json=body(stream=stream))
     assert answer.status_code == 400
     assert error_of(answer)["code"] == "nothing_fits" and "state" not in answer.text
+    assert "--no-copying" in answer.text  # constrained false does not lift what copied values ask for
