@@ -251,7 +251,7 @@ def check_loose(reply: Reply, grammar: Grammar, tools: Sequence[Tool]) -> tuple[
     notes = []
     for call in reply.calls:
         if not call.error and call.name in grammar.loose:
-            found = validate_call(ToolCall(call.name, call.arguments), tools)
+            found = validate_call(ToolCall(call.name, call.arguments), tools, bounded=True)
             verdict = "; ".join(map(str, found)) if found else "it fits"
             notes.append(f"{call.name}: not enforced while decoding: {'; '.join(grammar.loose[call.name])}; "
                          f"checked afterwards: {verdict}")  # fmt: skip

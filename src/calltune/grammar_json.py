@@ -12,7 +12,8 @@ from jsonschema.exceptions import SchemaError
 from calltune.errors import InputError, Problem, pointer
 from calltune.grammar import Grammar, closed, needs_watching
 from calltune.grammar_values import SPACING, compile_error
-from calltune.schema import NO_REGISTRY, Reply, shorten
+from calltune.judging import errors_of, make_validator
+from calltune.schema import Reply, shorten
 
 ANY_OBJECT = {"type": "object"}
 
@@ -54,7 +55,6 @@ def _verdict(content: str, schema: Mapping[str, Any]) -> str:
         value = json.loads(content)
     except ValueError:
         return "it is not whole"
-    found = [
-        shorten(error.message) for error in Draft202012Validator(schema, registry=NO_REGISTRY).iter_errors(value)
-    ]
-    return "; ".join(found[:5]) or "it fits"
+    judged = errors_of(make_validator(schema, bounded=True), value)
+    found = [shorten(error.message) for error in judged.errors[:5]]
+    return "; ".join([*found, f"not judged whole: {shorten(judged.why, 160)}"] if judged.why else found) or "it fits"
