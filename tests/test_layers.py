@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "conversations",
         "grammar",
         "grammar_values",
+        "grammar_held",
         "grammar_json",
         "frames",
         "guide",
