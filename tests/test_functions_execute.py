@@ -44,6 +44,26 @@ def test_execution_makes_the_declared_types():
     }
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text", "content"),
+    [
+        ("^(a+)+$", "a" * 40 + "!", "schema_pattern"),
+        ("^(a+)+$", "aaa", "3"),
+        (r"^(?=.*\d)[a-z\d]+$", "abc", "schema_pattern"),
+        ("(?<!b)(a+)+$", "a" * 40 + "!", "41"),  # what cannot be tried in bounded time is the function's to judge
+    ],
+)
+def test_a_slow_pattern_of_a_tool_stops_nobody(pattern, text, content):
+    def length(text: str) -> int:
+        return len(text)
+
+    schema = {"type": "object", "properties": {"text": {"type": "string", "pattern": pattern}}, "required": ["text"]}
+    [function] = functions_from([length])
+    function = Function(Tool("length", "", schema), function.call)
+    assert content in execute(ToolCall("length", {"text": text}), [function]).content
+    assert "missing_argument" in execute(ToolCall("length", {}), [function]).content
+
+
 def test_execution_of_async_functions_and_positional_parameters():
     assert execute(ToolCall("later", {"a": 1}), FUNCTIONS).content == "3"
     assert execute(ToolCall("later", {"a": 1, "b": 5}), FUNCTIONS).content == "6"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent / "src" / "calltune"
 # a module or a whole folder. A new module must be given its place here.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("schema", "progress", "jinja_env"),
+    ("schema", "patterns", "judging", "references", "progress", "jinja_env"),
     (
         "settings",
         "recipes",
@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "conversations",
         "grammar",
         "grammar_values",
+        "grammar_held",
         "grammar_json",
         "frames",
         "guide",

@@ -127,6 +127,42 @@ def test_a_named_tool_is_called_once(client):
         assert [call.function.name for call in reply.choices[0].message.tool_calls] == ["set_sky"]
 
 
+SLOW, SLOW_TEXT = "^(a+)+$", "a" * 40 + "!"  # Python's `re` takes more than a day for the two
+
+
+def object_of(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def doubled(depth: int) -> dict[str, Any]:
+    """Definitions of which the first asks for two to the power of `depth` checks."""
+    defs: dict[str, Any] = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(depth)}
+    return {"$defs": defs | {f"d{depth}": {}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (object_of(a={"const": SLOW_TEXT}) | {"not": {"properties": {"a": {"pattern": SLOW}}}}, 'decoding: "not"; '
+         "checked afterwards: it fits"),
+        (object_of(a={"const": SLOW_TEXT}) | {"if": {"properties": {"a": {"pattern": f"(?<!b){SLOW}"}}}, "then": {}},
+         "cannot be tried in bounded time"),
+        (object_of(a={"const": 1}) | {"not": {"$ref": "#/$defs/d0"}} | doubled(40), "it takes too long"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("as_tool", [True, False])
+def test_no_schema_of_a_client_stops_the_server_when_it_is_checked_afterwards(client, schema, words, as_tool):
+    function = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    more = {"tools": [function], "tool_choice": "required", "parallel_tool_calls": False} if as_tool else \
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}  # fmt: skip
+    begun = time.perf_counter()
+    reply = ask(client, max_tokens=200, **more)
+    assert time.perf_counter() - begun < 20
+    assert reply.choices[0].finish_reason == ("tool_calls" if as_tool else "stop")
+    (note,) = reply.notes
+    assert words in note and "%llguidance" not in note
+
+
 def test_what_decoding_cannot_enforce_is_told(client):
     odd = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}, "minItems": 2,
         "maxItems": 2, "uniqueItems": True}}, "required": ["a"]}  # fmt: skip
@@ -135,7 +171,7 @@ def test_what_decoding_cannot_enforce_is_told(client):
     reply = ask(client, **asked)
     [call] = reply.choices[0].message.tool_calls
     assert len(json.loads(call.function.arguments)["a"]) == 2  # what is supported beside it still holds
-    assert "not enforced while decoding" in reply.notes[0]
+    assert 'not enforced while decoding: /a: "uniqueItems"; checked afterwards: ' in reply.notes[0]
     assert [chunk.notes for chunk in ask(client, stream=True, **asked) if hasattr(chunk, "notes")] == [reply.notes]
     assert not hasattr(ask(client, tools=OFFERED, tool_choice=NAMED, max_tokens=200), "notes")
 

@@ -41,6 +41,11 @@ def http(server):
         yield client
 
 
+def bound_to(more: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False}
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": schema | more}}}
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [  # what is added to a good body; the place; words
     ({"model": 5}, "model", "valid string"),
     ({"messages": "Hello"}, "messages", "valid list"),
@@ -91,6 +96,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [  # what is added to a good body
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
     ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}},
      "response_format.json_schema.schema.type", "no JSON Schema"),
+    *((bound_to(more), f"response_format.json_schema.schema.{place}", words) for more, place, words in [
+        ({"not": {"$ref": "#"}}, "not.$ref", "leads back to where it stands"),
+        ({"not": {"$ref": "#/$defs/none"}}, "not.$ref", "leads nowhere in this schema"),
+        ({"if": {"$ref": "#/$defs/q"}, "then": False}, "if.$ref", "nothing is fetched"),
+        ({"dependentSchemas": {"a": {"$ref": "#/nope"}}}, "dependentSchemas.a.$ref", "leads nowhere"),
+        ({"unevaluatedProperties": {"$ref": "#/nope"}}, "unevaluatedProperties.$ref", "leads nowhere"),
+        ({"not": {"$dynamicRef": "#q"}}, "not.$dynamicRef", "leads nowhere"),
+        ({"anyOf": [{}, {"$ref": "http://127.0.0.1:9/x"}]}, "anyOf[1].$ref", "nothing is fetched")]),
     ({"stop": ["a"] * 5}, "stop", "at most 4"),
     ({"stop": [""]}, "stop", "empty"),
     ({"stop": 5}, "stop", "string"),
@@ -356,3 +369,4 @@ def test_a_reply_that_the_grammar_brings_to_an_end_of_its_own_is_no_failure_of_o
     answer = http.post(CHAT, json=body(stream=stream))
     assert answer.status_code == 400
     assert error_of(answer)["code"] == "nothing_fits" and "state" not in answer.text
+    assert "--no-copying" in answer.text  # constrained false does not lift what copied values ask for

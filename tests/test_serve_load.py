@@ -61,19 +61,35 @@ SCALARS = st.one_of(
     st.sampled_from(["", "tiny", "required", "auto", "<tool_call>", "</think>", "<|im_end|>", "\x00",
                      "\u2028", "string", "object", "#/$defs/x", "(", "[", 10**400, -1, 0, 1e308, "😀"]),
 )  # fmt: skip
-SCHEMAS = st.recursive(
+SLOW, SLOW_TEXT = "^(a+)+$", "a" * 40 + "!"  # Python's `re` takes more than a day for the two
+REFERENCES = st.sampled_from(["#", "#/$defs/a", "#/$defs/none", "#q", "http://127.0.0.1:9/x"])
+# What no grammar enforces, so that it is checked afterwards.
+LOOSE = st.sampled_from([
+    {"const": SLOW_TEXT, "not": {"pattern": SLOW}}, {"const": SLOW_TEXT, "if": {"pattern": SLOW}, "then": False},
+    {"type": "object", "properties": {SLOW_TEXT: {"const": 1}}, "required": [SLOW_TEXT],
+     "not": {"patternProperties": {SLOW: False}, "additionalProperties": True}},
+    {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False,
+     "not": {"unevaluatedProperties": False, "patternProperties": {SLOW: {}}}},
+    {"const": 1, "not": {"$ref": "#"}}, {"const": 1, "allOf": [{"not": {"$dynamicRef": "#q"}}]},
+])  # fmt: skip
+SCHEMAS = LOOSE | st.recursive(
     st.fixed_dictionaries({}, optional={
         "type": st.sampled_from(["object", "string", "integer", "number", "array", "boolean", "null", "none", 5]),
         "enum": st.lists(SCALARS, max_size=3),
-        "pattern": st.sampled_from(["^a+$", "(", "(?<=a)b", "[a-z]{3}", "a" * 50]),
+        "pattern": st.sampled_from(["^a+$", "(", "(?<=a)b", "^(?=a)b", "[a-z]{3}", "a" * 50, SLOW, "a{9999}"]),
         "minimum": st.integers(-5, 5), "maximum": st.integers(-5, 5), "minLength": st.integers(-1, 5),
-        "$ref": st.sampled_from(["#", "#/$defs/a", "http://127.0.0.1:9/x"]),
+        "$ref": REFERENCES, "not": st.sampled_from([{}, {"type": "string"}, {"pattern": SLOW}, {"$ref": "#"}]),
         "format": st.sampled_from(["date", "email", "nothing"]), "const": SCALARS, "default": SCALARS,
     }),
     lambda inner: st.fixed_dictionaries({"type": st.just("object")}, optional={
         "properties": st.dictionaries(st.text(max_size=5), inner, max_size=3), "items": inner,
         "anyOf": st.lists(inner, max_size=2), "required": st.lists(st.text(max_size=5), max_size=2),
-        "additionalProperties": inner | st.booleans(),
+        "additionalProperties": inner | st.booleans(), "not": inner, "if": inner, "then": inner | st.just(False),
+        "dependentSchemas": st.dictionaries(st.text(max_size=5), inner, max_size=2),
+        "unevaluatedProperties": inner | st.booleans(), "patternProperties": st.dictionaries(
+            st.sampled_from(["^a", SLOW, "(?!a)"]), inner, max_size=2),
+        "$defs": st.fixed_dictionaries({"a": st.builds(lambda ref: {"anyOf": [{"$ref": ref}]}, REFERENCES) | inner}),
+        "$dynamicRef": REFERENCES,
     }), max_leaves=4,
 )  # fmt: skip
 VALUES = st.recursive(
@@ -92,11 +108,20 @@ MOST_LIKELY = [("tools", 0, "function", "parameters"), ("tools", 0, "function", 
 WHERE = st.sampled_from(PLACES) | st.sampled_from(MOST_LIKELY)
 CHANGES = st.lists(st.tuples(WHERE, st.sampled_from(["set", "drop"]), VALUES), max_size=3)
 WITH_SCHEMA = SCHEMAS.map(lambda schema: {"type": "function", "function": {"name": "f", "parameters": schema}})
+
+
+def bound_to(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
 MORE = st.fixed_dictionaries({}, optional={
-    "response_format": st.builds(lambda schema: {"type": "json_schema", "json_schema": {"schema": schema}}, SCHEMAS),
+    "response_format": SCHEMAS.map(bound_to),
     "tools": st.lists(WITH_SCHEMA, max_size=2) | st.none(),
     "tool_choice": st.sampled_from(["none", "required", {"type": "function", "function": {"name": "f"}}]),
-    "stream": st.booleans(), "n": st.integers(0, 2), "logit_bias": VALUES, "x": VALUES,
+    "stream": st.booleans(), "max_tokens": st.just(80), "n": st.integers(0, 2), "logit_bias": VALUES, "x": VALUES,
+}) | st.fixed_dictionaries({  # response_format goes with no tools
+    "response_format": SCHEMAS.map(bound_to), "tools": st.none(), "tool_choice": st.just("none"),
+    "max_tokens": st.just(80), "stream": st.booleans(),
 })  # fmt: skip
 
 

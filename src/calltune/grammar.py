@@ -17,7 +17,8 @@ from calltune.errors import InputError, Problem
 from calltune.formats import get_format
 from calltune.formats.pieces import END_THINK, THINK
 from calltune.frames import Frame, arguments_of, frame_of, spelled
-from calltune.grammar_values import SPACING, compile_error, literal, value_error, without
+from calltune.grammar_held import Mending, hold, told
+from calltune.grammar_values import SPACING, literal, without
 from calltune.schema import Reply, Tool, ToolCall, shorten, validate_call
 from calltune.template import Template
 from calltune.tokenizer import Tokenizer
@@ -170,41 +171,19 @@ def enforceable(tool: Tool) -> tuple[dict[str, Any], tuple[str, ...]]:
     schema.setdefault("type", "object")
     if not schema.get("properties") and "additionalProperties" not in tool.parameters:
         schema["additionalProperties"] = False
-    if not (error := compile_error(schema)):
-        return schema | {"x-guidance": SPACING}, ()
+    held = hold(schema)
+    schema, left = dict(held.schema), held.left
     properties = schema.get("properties")
-    missing = []
-    if isinstance(properties, dict):
-        kept = {}
-        for name, value in properties.items():
-            kept[name], why = _simpler(value, schema)
-            missing += [f"/{name}: {why}"] if why else []
-        schema = schema | {"properties": kept}
-    if (left := compile_error(schema)) and not compile_error(schema, lenient=True):
-        return schema | {"x-guidance": SPACING | {"lenient": True}}, (*missing, left)
-    if left:
-        names = list(schema["properties"]) if isinstance(properties, dict) else []
+    if held.error and isinstance(properties, dict):
+        mending = Mending(schema)
+        schema["properties"] = mending.mended(properties)
+        held = hold(schema)
+        schema, left = dict(held.schema), (*left, *mending.left, *held.left)
+    if held.error:
+        names = list(properties) if isinstance(properties, dict) else []
         schema = {"type": "object", "properties": dict.fromkeys(names, True), "additionalProperties": not names}
-        return schema | {"x-guidance": SPACING}, (error,)
-    return schema | {"x-guidance": SPACING}, tuple(missing)
-
-
-def _simpler(value: Any, root: Mapping[str, Any]) -> tuple[Any, str]:
-    """A property's schema as far as it compiles, and why it is not whole."""
-    around = {key: root[key] for key in ("$defs", "definitions") if key in root}
-    error = value_error(value, around)
-    if not error:
-        return value, ""
-    if isinstance(value, Mapping):
-        for left_out in value:  # one keyword that is not supported leaves the others
-            part = {key: inner for key, inner in value.items() if key != left_out}
-            if part and left_out != "type" and not value_error(part, around):
-                return part, error
-        for keys in (("type", "enum", "items", "properties", "required"), ("type", "enum"), ("type",)):
-            part = {key: value[key] for key in keys if key in value}
-            if part and not value_error(part, around):
-                return part, error
-    return True, error
+        return schema | {"x-guidance": SPACING}, told((*left, held.error))
+    return schema | {"x-guidance": SPACING | ({"lenient": True} if held.lenient else {})}, told(left)
 
 
 def closed(schema: Any) -> Any:
@@ -251,8 +230,12 @@ def check_loose(reply: Reply, grammar: Grammar, tools: Sequence[Tool]) -> tuple[
     notes = []
     for call in reply.calls:
         if not call.error and call.name in grammar.loose:
-            found = validate_call(ToolCall(call.name, call.arguments), tools)
-            verdict = "; ".join(map(str, found)) if found else "it fits"
-            notes.append(f"{call.name}: not enforced while decoding: {'; '.join(grammar.loose[call.name])}; "
-                         f"checked afterwards: {verdict}")  # fmt: skip
+            problems = validate_call(ToolCall(call.name, call.arguments), tools, bounded=True)
+            notes.append(f"{call.name}: {loose_note(grammar.loose[call.name], [str(each) for each in problems])}")
     return tuple(notes)
+
+
+def loose_note(loose: Sequence[str], found: Sequence[str]) -> str:
+    """In words: what was not enforced, and what was found of it afterwards."""
+    verdict = "; ".join(found) if found else "it fits"
+    return f"not enforced while decoding: {'; '.join(loose)}; checked afterwards: {verdict}"

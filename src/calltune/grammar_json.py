@@ -10,9 +10,11 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from calltune.errors import InputError, Problem, pointer
-from calltune.grammar import Grammar, closed, needs_watching
-from calltune.grammar_values import SPACING, compile_error
-from calltune.schema import NO_REGISTRY, Reply, shorten
+from calltune.grammar import Grammar, closed, loose_note, needs_watching
+from calltune.grammar_held import hold, told
+from calltune.grammar_values import SPACING
+from calltune.judging import errors_of, make_validator
+from calltune.schema import Reply, shorten
 
 ANY_OBJECT = {"type": "object"}
 
@@ -26,35 +28,30 @@ def json_grammar(schema: Mapping[str, Any]) -> Grammar:
         problem = Problem("bad_schema", shorten(error.message), "a JSON Schema", pointer(*error.absolute_path))
         raise InputError("the schema of response_format is not a JSON Schema", problems=[problem]) from error
     whole = closed(dict(schema)) or ANY_OBJECT
-    left, options = compile_error(whole), SPACING
-    if left:
-        options = SPACING | {"lenient": True}
-        if compile_error(whole, lenient=True):
-            raise InputError(f"replies cannot be bound to the schema of response_format: {left}",
-                             next_step="leave that out of the schema, and check replies afterwards")  # fmt: skip
-    lines = ["%llguidance {}", f"start: %json {json.dumps(whole | {'x-guidance': options})}"]
-    watched = bool(left) or needs_watching(whole)
-    loose = {"": (left,)} if left else {}
+    held = hold(whole)
+    if held.error:
+        raise InputError(f"replies cannot be bound to the schema of response_format: {held.error}",
+                         next_step="leave that out of the schema, and check replies afterwards")  # fmt: skip
+    options = SPACING | ({"lenient": True} if held.lenient else {})
+    lines = ["%llguidance {}", f"start: %json {json.dumps(dict(held.schema) | {'x-guidance': options})}"]
+    watched = bool(held.left) or needs_watching(whole)
+    loose = {"": told(held.left)} if held.left else {}
     return Grammar("\n".join(lines) + "\n", loose, watched, r"\A")
 
 
 def read_json_reply(text: str, grammar: Grammar, schema: Mapping[str, Any]) -> Reply:
     """What was written under the grammar: the JSON is the content. No format reads it, as JSON may look like a call.
     A note where the grammar did not hold all of the schema."""
-    notes: tuple[str, ...] = ()
-    if grammar.loose:
-        notes = (
-            f"not enforced while decoding: {grammar.loose[''][0]}; checked afterwards: {_verdict(text, schema)}",
-        )
+    notes = (loose_note(grammar.loose[""], _verdict(text, schema)),) if grammar.loose else ()
     return Reply(content=text, raw=text, notes=notes)
 
 
-def _verdict(content: str, schema: Mapping[str, Any]) -> str:
+def _verdict(content: str, schema: Mapping[str, Any]) -> list[str]:
+    """In what a text does not fit, and what of it was not judged."""
     try:
         value = json.loads(content)
     except ValueError:
-        return "it is not whole"
-    found = [
-        shorten(error.message) for error in Draft202012Validator(schema, registry=NO_REGISTRY).iter_errors(value)
-    ]
-    return "; ".join(found[:5]) or "it fits"
+        return ["it is not whole"]
+    judged = errors_of(make_validator(schema, bounded=True), value)
+    found = [shorten(error.message) for error in judged.errors[:5]]
+    return [*found, f"not judged whole: {shorten(judged.why, 160)}"] if judged.why else found

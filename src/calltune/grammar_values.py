@@ -6,6 +6,7 @@ JSON itself is llguidance's part. What these rules do not hold of a schema stand
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,15 @@ ANNOTATIONS = frozenset({
     "title", "description", "default", "examples", "example", "$schema", "$id", "$comment", "$defs", "definitions",
     "deprecated", "readOnly", "writeOnly", "x-guidance",
 })  # fmt: skip
+PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")  # in the grammar
+BAD_PATTERN = re.compile(r"regex parse error:\n(.*)\n.*\nerror: (.*)")
+WORDS = {
+    "Unimplemented keys: ": "",
+    "Unknown format: ": "format ",
+    "Unsatisfiable schema: ": "no value fits: ",
+    "Resource ": "nothing is fetched: ",
+    "Pointer ": "no such place in the schema: ",
+}
 LENGTHS = ("minLength", "maxLength")
 NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 LONGEST = 1_000  # of a text whose length the grammar counts
@@ -40,16 +50,34 @@ class Words:
 
 
 def compile_error(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
-    """Why llguidance cannot make a grammar of a schema; empty where it can."""
+    """Why llguidance cannot make a grammar of a schema, in plain words; empty where it can."""
+    return shorten(plain(compiler_error(schema, lenient=lenient)), 160)
+
+
+def compiler_error(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
+    """The same in llguidance's own words."""
     from llguidance import LLMatcher
 
     options = SPACING | ({"lenient": True} if lenient else {})
     try:
         grammar = "%llguidance {}\nstart: %json " + json.dumps(dict(schema) | {"x-guidance": options})
-        said = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar))
+        said: str = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar))
     except (ValueError, TypeError) as error:
         said = str(error)
-    return shorten(said, 160)
+    return said
+
+
+def plain(said: str) -> str:
+    """What llguidance says of a schema, without its place in the grammar and the grammar's text around it."""
+    said = PLACE.sub("", said.partition("\n   1 | ")[0])
+    if found := BAD_PATTERN.search(said):
+        return f"the pattern {found[1].strip()}: {found[2]}"
+    if said.startswith("oneOf constraints are not supported"):
+        return "oneOf"
+    for begin, words in WORDS.items():
+        if said.startswith(begin):
+            return words + said.removeprefix(begin)
+    return said
 
 
 def value_error(schema: Any, around: Mapping[str, Any] | None = None) -> str:

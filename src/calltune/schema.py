@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from jsonschema import Draft202012Validator, ValidationError
-from referencing import Registry
+from jsonschema import ValidationError
 
 from calltune.errors import InputError, Problem, pointer
+from calltune.judging import errors_of, make_validator
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
-NO_REGISTRY: Registry[Any] = Registry()
 # Stands inside text that is not to be read as a control token (guarding.py). Unicode keeps this character for the
 # inside of programs; it reaches no model.
 GUARD = "\ufdd0"
@@ -45,9 +44,14 @@ class Tool:
         return properties if isinstance(properties, Mapping) else {}
 
     @cached_property
-    def validator(self) -> Draft202012Validator:
-        """Checks arguments. Its registry is empty, so that no `$ref` is ever fetched."""
-        return Draft202012Validator(dict(self.parameters), registry=NO_REGISTRY)
+    def validator(self) -> Any:
+        """Checks arguments (judging.py)."""
+        return make_validator(self.parameters)
+
+    @cached_property
+    def bounded_validator(self) -> Any:
+        """The same in bounded time."""
+        return make_validator(self.parameters, bounded=True)
 
     def to_openai(self) -> dict[str, Any]:
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
@@ -204,11 +208,12 @@ def find_tool(tools: Sequence[Tool], name: str) -> Tool | None:
     return None
 
 
-def validate_call(call: ToolCall, tools: Sequence[Tool], path: str = "") -> list[Problem]:
+def validate_call(call: ToolCall, tools: Sequence[Tool], path: str = "", *, bounded: bool = False) -> list[Problem]:
     """Every way in which a call does not fit the offered tools; an empty list means that it is valid.
 
     Beyond the schema's own words, an argument that the schema does not name is a problem unless the
-    schema says `additionalProperties`.
+    schema says `additionalProperties`. `bounded`: in bounded time, whoever made the schema; what then was not judged
+    is a warning (`not_judged`).
     """
     if call.error:
         return [Problem("unreadable_call", shorten(call.raw or ""), call.error, path)]
@@ -226,15 +231,16 @@ def validate_call(call: ToolCall, tools: Sequence[Tool], path: str = "") -> list
                 problems.append(Problem("unknown_argument", f"{call.name}.{key}", expected, place))
     if surely_fits(call.arguments, tool.parameters):
         return problems
-    try:
-        errors = list(tool.validator.iter_errors(dict(call.arguments)))
-    except Exception as error:  # an unresolvable $ref, a bad pattern, an unknown type: each another kind
-        text = shorten(str(error), 160)
+    judged = errors_of(tool.bounded_validator if bounded else tool.validator, dict(call.arguments))
+    if judged.bad:
+        text = shorten(judged.why, 160)
         return [*problems, Problem("bad_schema", f"{tool.name}: {text}", "a JSON Schema that can be applied", path)]
-    for found in errors:
+    for found in judged.errors:
         place = f"{path}/arguments{pointer(*found.absolute_path)}"
         name = KINDS.get(str(found.validator), f"schema_{found.validator}")
         problems.append(Problem(name, shorten(found.message, 160), _expected(found), place))
+    if judged.why:
+        problems.append(Problem("not_judged", f"{tool.name}: {judged.why}", path=path, severity="warning"))
     return problems
 
 

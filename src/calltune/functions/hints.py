@@ -20,9 +20,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
-from jsonschema import Draft202012Validator
-
 from calltune.functions.bounds import constraints_of
+from calltune.judging import errors_of, make_validator
 
 Schema = dict[str, Any]
 
@@ -255,7 +254,7 @@ def coerce(value: Any, hint: Any) -> Any:
 def _coerce_union(value: Any, parts: tuple[Any, ...]) -> Any:
     """The first member whose schema takes the value and whose type can be made of it."""
     for part in parts:
-        if Draft202012Validator(schema_of(part)).is_valid(value):
+        if not errors_of(make_validator(schema_of(part), bounded=True), value).errors:
             try:
                 return coerce(value, part)
             except (ValueError, TypeError, LookupError):

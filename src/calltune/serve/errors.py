@@ -74,9 +74,11 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(400, words_of(error), param="messages", code="context_length_exceeded")
     if isinstance(error, InputError):
         return ApiError(400, words_of(error))
-    if isinstance(error, CannotFinish):  # of the guide: nothing fits the schemas, or nothing from some place on
-        words = "the schemas of the tools or of response_format leave the model nothing that it may write"
-        return ApiError(400, f"{words}; simplify them, or send constrained false", code="nothing_fits")
+    if isinstance(error, CannotFinish):  # of the guide: nothing fits what binds it, or nothing from some place on
+        words = ("what binds the reply leaves the model nothing that it may write: the schemas of the tools or of "
+                 "response_format, or values that this model only copies from the conversation; simplify the schemas "
+                 "(constrained false lifts those of tools), or start the server with --no-copying")  # fmt: skip
+        return ApiError(400, words, code="nothing_fits")
     if isinstance(error, QueueFull):
         words = "as many requests wait already as may; try again in a moment"
         return ApiError(429, words, code="queue_full", headers={"Retry-After": "1"})

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from calltune.errors import InputError
 from calltune.functions import check_schema
 from calltune.grammar import CHOICES, Rules, offered_tools
+from calltune.references import reference_problems
 from calltune.schema import Tool, shorten
 from calltune.serve.errors import ApiError, Wrong, refused, said, words_of
 from calltune.serve.messages import NAME, NAME_WORDS, read_messages
@@ -126,12 +127,19 @@ def schema_problem(schema: Mapping[str, Any], path: str) -> Wrong | None:
         check_schema(Tool("parameters", "", schema))
     except InputError as error:
         found = error.problems[0]
-        place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in found.path.split("/")[2:])
         words = found.found.removeprefix("parameters: ")
-        return Wrong(path + place, f"this is no JSON Schema: {words}; correct it there")
+        return Wrong(
+            path + _dotted(found.path.removeprefix("/parameters")),
+            f"this is no JSON Schema: {words}; correct it there",
+        )
     except (RecursionError, ValueError, TypeError) as error:  # a pattern that does not compile, and the like
         return Wrong(path, f"this is no JSON Schema: {shorten(str(error))}; correct it")
     return None
+
+
+def _dotted(place: str) -> str:
+    """A JSON pointer as in JavaScript: `.anyOf[0]`."""
+    return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place.split("/")[1:])
 
 
 def _rules(request: ChatRequest, tools: Sequence[Tool], free: bool, problems: list[Wrong]) -> Rules | None:
@@ -178,6 +186,9 @@ def _schema(request: ChatRequest, problems: list[Wrong]) -> Mapping[str, Any] | 
     path = "response_format.json_schema.schema"
     if (wrong := schema_problem(schema, path)) is not None:
         problems.append(wrong)
+    else:
+        problems += [Wrong(path + _dotted(place), f"{words}; correct it there")
+                     for place, words in reference_problems(schema)]  # fmt: skip
     return schema
 
 
