@@ -128,7 +128,8 @@ def test_the_examples_functions_can_be_trained():
 @pytest.mark.skipif(not os.environ.get("CALLTUNE_TEST_RUN"), reason="needs the demo's run")
 def test_the_example_on_the_demos_run(tmp_path):
     run = str(Path(os.environ["CALLTUNE_TEST_RUN"]).resolve())
-    made = Agent(run, EXAMPLE, rules=Rules("required"), confirm=True).run("How many days from 2026-01-01 to 2026-03-01?")
+    agent = Agent(run, EXAMPLE, rules=Rules("required"), confirm=True)
+    made = agent.run("How many days from 2026-01-01 to 2026-03-01?")
     assert made.calls[0][0].name in ("list_files", "read_beginning", "days_between")  # trained on other functions
     assert run_example(tmp_path, run).strip()
     row = json.loads((tmp_path / "traces.jsonl").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ from tiny import TOOLS
 
 from calltune.errors import InputError
 from calltune.formats import get_format, join
+from calltune.functions import tools_from
 from calltune.grammar import Rules, check_loose, enforceable, grammar_of
 from calltune.guide import GrammarGuide
 from calltune.schema import Reply, Tool, ToolCall, validate_call
@@ -124,6 +126,23 @@ def test_what_cannot_be_enforced_is_left_out_told_and_checked_afterwards(schema,
     (note,) = check_loose(Reply(calls=(ToolCall("f", {"n": 1}),)), grammar, [tool])
     assert "not enforced while decoding" in note and "it fits" in note
     assert "missing_argument" in check_loose(Reply(calls=(ToolCall("f", {}),)), grammar, [tool])[0]
+
+
+def test_times_are_those_that_functions_take(template, tokenizer):
+    """Training rows say 19:15, as `check` lets it pass; JSON Schema's own format would have 19:15:00Z alone."""
+
+    def meet(start: datetime.time, at: datetime.datetime, days: list[datetime.date]) -> None: ...
+
+    (tool,) = tools_from([meet])
+    grammar = grammar_of([tool], Rules("required"), template, tokenizer)
+    fine = {"start": "19:15", "at": "2026-01-05T19:15", "days": ["2026-01-05"]}
+    right = [fine, fine | {"start": "19:15:00"}, fine | {"start": "09:00:00Z", "at": "2026-01-05T19:15:30+02:00"}]
+    wrong = [fine | {"start": "24:15"}, fine | {"start": "9:15"}, fine | {"at": "2026-13-05T19:15"},
+             fine | {"at": "2026-01-05"}, fine | {"days": ["05.01.2026"]}]  # fmt: skip
+    for arguments in (*right, *wrong):
+        text = join(get_format("hermes").write(Reply(calls=(ToolCall("meet", arguments),))))
+        assert (allowed(text, grammar, tokenizer) == (True, True)) is (arguments in right), text
+    assert not grammar.loose
 
 
 NEVER = [

@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-
-openai = pytest.importorskip("openai")
-
 from serving import serving, worker_of
 
 from calltune.caller import load
 from calltune.serve.app import Options
+
+openai = pytest.importorskip("openai")
 
 RUN = os.environ.get("CALLTUNE_TEST_RUN")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not RUN, reason="needs the demo's run: CALLTUNE_TEST_RUN")]

@@ -26,6 +26,10 @@ from calltune.tokenizer import Tokenizer
 CHOICES = ("auto", "none", "required")
 
 
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?"
+TIMES = {"time": f"^{_CLOCK}$", "date-time": rf"^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T{_CLOCK}$"}
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a reply may hold. `choice`: auto, none, required, or the name of the tool that must be called; `named`
@@ -167,7 +171,7 @@ def enforceable(tool: Tool) -> tuple[dict[str, Any], tuple[str, ...]]:
 
     Objects that list their properties take no others, as `validate_call` wants it of arguments.
     """
-    schema = closed(dict(tool.parameters))
+    schema = _with_times(closed(dict(tool.parameters)))
     schema.setdefault("type", "object")
     if not schema.get("properties") and "additionalProperties" not in tool.parameters:
         schema["additionalProperties"] = False
@@ -184,6 +188,22 @@ def enforceable(tool: Tool) -> tuple[dict[str, Any], tuple[str, ...]]:
         schema = {"type": "object", "properties": dict.fromkeys(names, True), "additionalProperties": not names}
         return schema | {"x-guidance": SPACING}, told((*left, held.error))
     return schema | {"x-guidance": SPACING | ({"lenient": True} if held.lenient else {})}, told(left)
+
+
+def _with_times(schema: Any) -> Any:
+    """The schema with times as functions take them and `check` lets them pass: `19:15` too, where JSON Schema's own
+    format wants seconds and an offset, which training rows do not have."""
+    if isinstance(schema, list):
+        return [_with_times(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    found = {key: value if key in ("enum", "const", "default", "examples") else _with_times(value)
+             for key, value in schema.items()}  # fmt: skip
+    form = found.get("format")
+    if isinstance(form, str) and form in TIMES and "pattern" not in found:
+        found["pattern"] = TIMES[form]
+        del found["format"]
+    return found
 
 
 def closed(schema: Any) -> Any:

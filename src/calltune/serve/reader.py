@@ -57,7 +57,8 @@ class Reader:
                 words = f"it is {size:,} characters of JSON, larger than {MOST_TEXT:,} characters; shorten it"
                 raise refused([*problems, Wrong(name, words)])
         values = body.get("messages")
-        if isinstance(values, list) and len(values) > MOST_MESSAGES:  # each would be looked at before they are counted
+        # pydantic would look at each before it counts them
+        if isinstance(values, list) and len(values) > MOST_MESSAGES:
             words = f"at most {MOST_MESSAGES:,} messages are taken, not {len(values):,}; leave out the oldest"
             raise refused([*problems, Wrong("messages", words)])
         try:

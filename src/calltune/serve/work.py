@@ -78,7 +78,8 @@ class Worker(Protocol):
 
     def submit(self, work: Work, listener: Listener) -> Ticket:
         """Raises QueueFull, Stopped after `close`, TooLong for what no context could hold. InputError for what the
-        tools, the schema or the prompt's length do not allow, and for a model that is not there, is told to the listener."""
+        tools, the schema or the prompt's length do not allow, and for a model that is not there, is told to the
+        listener."""
 
     def counts(self) -> Counts: ...
 
