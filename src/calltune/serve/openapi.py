@@ -27,6 +27,31 @@ ERROR = {
         }
     },
 }
+_CALL = {"type": "object", "required": ["id", "type", "function"], "properties": {
+    "id": {"type": "string"}, "type": {"const": "function"}, "function": {
+        "type": "object", "required": ["name", "arguments"], "properties": {
+            "name": {"type": "string"}, "arguments": {"type": "string", "description": "the text of a JSON object"}}},
+}}  # fmt: skip
+_MESSAGE = {"type": "object", "required": ["role", "content", "refusal"], "properties": {
+    "role": {"const": "assistant"}, "content": {"type": ["string", "null"]}, "refusal": {"type": "null"},
+    "reasoning_content": {"type": ["string", "null"], "description": "the plan"},
+    "tool_calls": {"type": "array", "minItems": 1, "items": _CALL},
+}}  # fmt: skip
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+COMPLETION = {
+    "type": "object", "required": ["id", "object", "created", "model", "choices", "usage"], "properties": {
+        "id": {"type": "string"}, "object": {"const": "chat.completion"}, "created": {"type": "integer"},
+        "model": {"type": "string"},
+        "choices": {"type": "array", "minItems": 1, "maxItems": 1, "items": {
+            "type": "object", "required": ["index", "message", "logprobs", "finish_reason"], "properties": {
+                "index": {"const": 0}, "message": _MESSAGE, "logprobs": {"type": "null"},
+                "finish_reason": {"enum": ["stop", "length", "tool_calls"]}}}},
+        "usage": {"type": "object", "required": list(_COUNTS), "properties": {
+            name: {"type": "integer", "minimum": 0} for name in _COUNTS}},
+        "notes": {"type": "array", "items": {"type": "string"}, "description": "what of the tools' or the reply's "
+                  "schema was not enforced while decoding"},
+    },
+}  # fmt: skip
 STATUSES = {"400": "wrong", "401": "no key", "403": "not let in", "404": "not there", "405": "another method",
             "413": "too large", "415": "another content type", "429": "busy", "431": "large headers",
             "500": "failed", "503": "stops"}  # fmt: skip
@@ -44,11 +69,13 @@ def describe(app: FastAPI, models: Sequence[str]) -> None:
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         schemas["Error"] = ERROR
+        schemas["ChatCompletion"] = COMPLETION
         _add_body(found["paths"]["/v1/chat/completions"]["post"], schemas, ChatRequest)
         schemas["ChatRequest"]["properties"]["model"]["enum"] = list(models)
         _add_body(found["paths"]["/api/execute"]["post"], schemas, ExecuteRequest)
         chat = found["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]
-        chat["content"] = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}
+        completion = {"schema": {"$ref": "#/components/schemas/ChatCompletion"}}
+        chat["content"] = {"application/json": completion, "text/event-stream": {}}
         metrics = found["paths"]["/metrics"]["get"]["responses"]["200"]
         metrics["content"] = {"text/plain": {"schema": {"type": "string"}}}
         failed = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
