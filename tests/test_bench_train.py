@@ -41,7 +41,10 @@ def bench(place: Path, capsys: Any, *more: str) -> dict[str, Any]:
     return report
 
 
-def test_both_sides_run_the_same_rows(place, capsys):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_both_sides_run_the_same_rows(place, capsys, monkeypatch, compiled):
+    if not compiled:  # a compiler of C++ takes most of the time
+        monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
     report = bench(place, capsys, "--shape", "tiny-llama", "--epochs", "2", "--learning-rate", "0.01")
     ours, peer = report["ours"], report["sides"]["mlx-lm"]
     assert (ours["updates"], ours["rows"]) == (peer["updates"], peer["rows"]) == (4, 16)

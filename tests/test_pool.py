@@ -1,6 +1,7 @@
 """Rows that are looked at in several processes: the same report, and plain words when a process fails."""
 
 import contextlib
+import ctypes
 import gzip
 import json
 import os
@@ -8,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -268,3 +270,20 @@ def test_an_ended_command_says_so_and_leaves_no_process(tmp_path, sent, to_worke
                 os.kill(pid, 0)
                 time.sleep(0.01)
             pytest.fail(f"process {pid} is still there")
+
+
+def test_a_process_that_hangs_keeps_no_signal_waiting():
+    """Not even one that comes just before this process begins to wait: what is thrown here at a thread is likewise
+    heard only when Python code runs again."""
+    worker, here = Worker(), ctypes.c_ulong(threading.get_ident())
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    throw = lambda: ctypes.pythonapi.PyThreadState_SetAsyncExc(here, ctypes.py_object(KeyboardInterrupt))  # noqa: E731
+    timers = [threading.Timer(0.2, throw), threading.Timer(30, worker.process.kill)]
+    for timer in timers:
+        timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        worker.receive("a piece")
+    assert worker.process.poll() is None  # nobody had to end it for that
+    for timer in timers:
+        timer.cancel()
+    worker.close()

@@ -42,7 +42,9 @@ def test_the_stored_trunk_serves_the_next_epoch(folders, arch):
     np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(
+    "arch", [pytest.param(arch, marks=() if arch == "llama" else pytest.mark.slow) for arch in ARCHS]
+)
 def test_the_compiled_trunk_gives_the_plain_losses(folders, arch):
     loaded = adapted(folders[arch])
     examples = examples_of(loaded)

@@ -16,13 +16,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO, TypeVar, cast
 
 from calltune.errors import CannotFinish
 
 FEW = 8  # pieces that are done sooner here than other processes start
 AHEAD = 3  # pieces that a process was given: one in work, one on its way, one done; memory is bounded by it
+WAIT = 0.5  # seconds until a signal is heard at the latest
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -94,6 +95,11 @@ class Worker:
         # A thread writes, so that no two processes wait for one another with full pipes.
         self.writer = threading.Thread(target=self._write, daemon=True)
         self.writer.start()
+        # Another reads, so that this one hears Ctrl-C in every case: a signal that comes just before a thread waits
+        # for a pipe is heard when the pipe has something to say, and a process that hangs says nothing.
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def send(self, value: Any) -> None:
         self.outbox.put(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
@@ -107,17 +113,29 @@ class Worker:
         except OSError:  # the process has ended, which `receive` tells
             pass
 
+    def _read(self) -> None:
+        pipe = cast(BinaryIO, self.process.stdout)
+        try:
+            while True:
+                self.inbox.put(pickle.load(pipe))
+        except Exception as error:
+            self.inbox.put(error)
+
     def receive(self, piece: Any) -> Any:
         """What came of the piece that it was given longest ago. Raises CannotFinish."""
-        try:
-            done, result = pickle.load(cast(BinaryIO, self.process.stdout))
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
-            if isinstance(error, pickle.UnpicklingError):
+        found: Any = None
+        while found is None:
+            with contextlib.suppress(Empty):
+                found = self.inbox.get(timeout=WAIT)
+        if isinstance(found, Exception):
+            self.inbox.put(found)  # for whoever asks again
+            if not isinstance(found, (EOFError, OSError)):
                 self.process.kill()  # something else wrote into its pipe, and it goes on
             code = self.process.wait()
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             step = "`--workers 1` works in one process, with less memory"
-            raise CannotFinish(f"{piece}: the process that worked on it was ended {how}", next_step=step) from None
+            raise CannotFinish(f"{piece}: the process that worked on it was ended {how}", next_step=step)
+        done, result = found
         if not done:
             raise CannotFinish(f"{piece}: {result[0]}", next_step=result[1])
         return result
@@ -126,6 +144,7 @@ class Worker:
         self.process.kill()
         self.outbox.put(None)
         self.writer.join()
+        self.reader.join()  # the pipe has ended with the process
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):  # what the process did not take any more
