@@ -23,20 +23,23 @@ help:
 demo: $(VENV)/stamp-run
 	$(BIN)/calltune demo $(ARGS)
 
+# Also where the environment says that Python keeps no compiled files: the tests start some hundred processes, and each
+# would compile our code anew.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 # Files of tests side by side, one more than there are cores, since some wait: tiny models gain nothing from a BLAS's
 # threads.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 test: $(VENV)/stamp-test
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PYTEST) -n $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/stamp-test-all
-	$(BIN)/python -m pytest -m "not nightly and not gpu" $(ARGS)
+	$(PYTEST) -m "not nightly and not gpu" $(ARGS)
 
 test-slow: $(VENV)/stamp-test-all
-	$(BIN)/python -m pytest -m "(slow or torch or browser) and not nightly and not gpu" $(ARGS)
+	$(PYTEST) -m "(slow or torch or browser) and not nightly and not gpu" $(ARGS)
 
 nightly: $(VENV)/stamp-test-all
-	$(BIN)/python -m pytest -m nightly $(ARGS)
+	$(PYTEST) -m nightly $(ARGS)
 
 lint: $(VENV)/stamp-test
 	$(BIN)/ruff check .

@@ -93,3 +93,21 @@ def test_everything_is_as_it_was_afterwards():
     with fast_cpu(layers=True):
         assert mx.fast.rms_norm is not before[0] and LoRALinear.__call__ is not before[3]
     assert (mx.fast.rms_norm, mx.fast.rope, nn.silu, LoRALinear.__call__) == before
+
+
+@pytest.mark.parametrize("turned_off", [True, False])
+def test_what_a_user_turned_off_stays_off(monkeypatch, turned_off):
+    """MLX compiles nothing meanwhile; afterwards as before."""
+    ran: list[int] = []
+    compiled = mx.compile(lambda x: (ran.append(1), x * 2 + 1)[1])
+    if turned_off:
+        monkeypatch.setenv("MLX_DISABLE_COMPILE", "1")
+        mx.disable_compile()
+    try:
+        with fast_cpu():
+            pass
+        for _ in range(3):
+            compiled(mx.ones(3))
+        assert len(ran) == (3 if turned_off else 1)
+    finally:
+        mx.enable_compile()

@@ -7,6 +7,7 @@ ones, and gains nothing on a CPU, so it is off meanwhile.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -97,6 +98,11 @@ def _tanh_grad(y: Array, given: Array, out: Array) -> None:
     out *= given
 
 
+def _compile_again() -> None:
+    if "MLX_DISABLE_COMPILE" not in os.environ:  # by which a user may have turned it off for good
+        mx.enable_compile()
+
+
 _SWAPS = Swaps(
     [
         (mx.fast, "scaled_dot_product_attention", attention),
@@ -104,5 +110,5 @@ _SWAPS = Swaps(
         (mx, "tanh", lambda plain: _quick(plain, _tanh, _tanh_grad)),
     ],
     first=mx.disable_compile,
-    last=mx.enable_compile,
+    last=_compile_again,
 )
