@@ -12,7 +12,7 @@ TYPED := $(addprefix -p calltune.,platform formats functions data tasks serve) \
 
 help:
 	@echo "make demo      trains a small model to call functions and shows before and after"
-	@echo "make test      the tests (about 3.5 minutes on 2 cores)"
+	@echo "make test      the tests (about 3 minutes on 2 cores)"
 	@echo "make test-all  these, and the slow ones and those against other tools"
 	@echo "make test-slow only what test-all has more than test"
 	@echo "make nightly   the long ones"
