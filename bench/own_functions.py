@@ -5,11 +5,13 @@
     python bench/own_functions.py --out runs/own -- --rows 1500 --optimizer muon --learning-rate 7e-3
     python bench/own_functions.py --eval-only --out runs/own          the runs that are there already
     python bench/own_functions.py --renew                             writes the functions' schemas into the requests
+    python bench/own_functions.py travel -- --requests examples/functions/travel.examples.yaml
     python bench/own_functions.py --folder bench/development          other files: those that we tune the generator on
 
 What stands after `--` goes to `calltune train`. A `NAME.requests.jsonl` holds requests as people would say them, made
 from no pattern of the generator; training never sees them, and nothing is tuned on those in examples/functions (20
-a file). It runs the commands that a user would, and prints
+a file). `travel.examples.yaml` has what training asks for: examples of the function whose docstring has none, written by
+somebody who had not seen the requests. It runs the commands that a user would, and prints
 `call_exact_match` of each file, the requests that went wrong, and the mean as JSON on standard output.
 """
 
