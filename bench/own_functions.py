@@ -10,9 +10,9 @@
 
 What stands after `--` goes to `calltune train`. A `NAME.requests.jsonl` holds requests as people would say them, made
 from no pattern of the generator; training never sees them, and nothing is tuned on those in examples/functions (20
-a file). `travel.examples.yaml` has what training asks for: examples of the function whose docstring has none, written by
-somebody who had not seen the requests. It runs the commands that a user would, and prints
-`call_exact_match` of each file, the requests that went wrong, and the mean as JSON on standard output.
+a file). `travel.examples.yaml` has what training asks for: examples of the function whose docstring has none, written
+by somebody who had not seen the requests. It runs the commands that a user would, and prints `call_exact_match` of
+each file, the requests that went wrong, and the mean as JSON on standard output.
 """
 
 from __future__ import annotations
