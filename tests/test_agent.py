@@ -159,7 +159,7 @@ def test_a_call_that_was_cut_says_so():
 def test_an_answer_that_was_cut_says_so():
     result = run_both((Reply(content="It is", raw="It is", truncated=True),), max_tokens=2)
     assert (result.answer, result.ended, len(result.steps)) == ("It is", "cut", 1)
-    assert result.reason == "the answer was cut at the limit of 2 tokens"
+    assert result.reason.startswith("the answer was cut at the limit of 2 tokens")
     assert result.conversation.meta["agent"]["unreadable_replies"] == 0
 
 
@@ -379,9 +379,8 @@ def test_a_conversation_that_fills_the_context_ends_in_words():
         result = begin(Agent(Full(ADD, ADD), TOOLS))
         assert (result.ended, len(result.calls), result.answer) == ("too_long", 2, "")
         assert "maximum context length is 8,192" in result.reason
-    most = 0
-    with pytest.raises(TooLong):  # what the user asks is too long
-        Agent(Full(ADD), TOOLS).run("x")
+    most = 0  # what the user asks is too long
+    assert Agent(Full(ADD), TOOLS).run("x").ended == "too_long"
 
 
 def test_a_prompt_past_the_context_is_refused_and_a_reply_ends_with_it(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_place import told
-from test_cli_replies import PARIS, Terminal, answers  # noqa: F401  (a fixture)
+from test_cli_replies import PARIS, Terminal, answers, fills_up  # noqa: F401  (a fixture)
 
 from calltune.cli import main
 
@@ -137,3 +137,15 @@ def test_mistakes(place, tools, tmp_path, capsys):
     for arguments, words in cases:
         said = told(capsys, 2, *arguments)
         assert words in said, said
+
+
+def test_a_conversation_that_fills_the_context_begins_anew(place, tools, capsys, answers, monkeypatch):  # noqa: F811
+    answers("Hello!", PARIS, "Hello again!")
+    fills_up(monkeypatch, True, False, True, False, True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\nonce more\nWeather?\nhi\n"))
+    assert main(["agent", place.run, "--tools", tools, "--json"]) == 3
+    out = capsys.readouterr()
+    ended = [json.loads(line)["ended"] for line in out.out.splitlines()]
+    assert ended == ["answer", "too_long", "too_long", "answer"]  # the third after a call and its result
+    assert out.err.count("maximum context length is 64 tokens") == 2
+    assert out.err.count("the conversation begins anew") == 1

@@ -10,6 +10,7 @@ import pytest
 from cli_place import told
 
 from calltune.cli import main
+from calltune.errors import TooLong
 
 
 @pytest.fixture
@@ -152,6 +153,29 @@ def test_chat_from_a_pipe(place, capsys, answers, monkeypatch):
     out = capsys.readouterr()
     assert out.out == 'Hello <there>!\nget_weather\ncall: get_weather(city="Paris")\n'
     assert "there is no /nothing" in out.err
+
+
+def fills_up(monkeypatch, *rooms):
+    """The context as it is for one prompt after the other: False where it is full."""
+    left = list(rooms)
+
+    def room(prompt: int, context: int | None) -> int:
+        if left and not left.pop(0):
+            raise TooLong(prompt, 64)
+        return 1000
+
+    monkeypatch.setattr("calltune.caller.room_for", room)
+
+
+def test_chat_begins_anew_where_the_context_is_full(place, capsys, answers, monkeypatch):
+    answers("Hello!", "Hello again!")
+    fills_up(monkeypatch, False, True, False, True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("too long\nhi\nonce more\nhi\n"))
+    assert main(["chat", place.run, "--tools", place.py]) == 2  # of a pipe, as one request was not answered
+    out = capsys.readouterr()
+    assert out.out == "Hello!\nHello again!\n"
+    assert out.err.count("maximum context length is 64 tokens") == 2
+    assert out.err.count("the conversation begins anew") == 1
 
 
 def test_chat_in_a_terminal_runs_calls_after_asking(place, capsys, answers, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from tiny import ARCHS, tiny_model, tiny_tokenizer
 
 from calltune.engine import load as module
-from calltune.engine.load import choose_dtype, load, model_folder
+from calltune.engine.load import choose_dtype, context_length, load, model_folder
 from calltune.errors import InputError
 from calltune.tokenizer import load_tokenizer
 
@@ -213,3 +213,22 @@ def test_logits_equal_those_of_transformers_on_pytorch(tmp_path, arch):
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0].numpy()
     np.testing.assert_allclose(np.array(loaded.model(mx.array([ids]))[0]), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"max_position_embeddings": 8192}, 8192),
+        ({"text_config": {"max_position_embeddings": 4096}}, 4096),
+        ({}, None),
+        ({"max_position_embeddings": 32768, "rope_scaling": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}}, 131072),  # Qwen's
+        ({"max_position_embeddings": 163840, "rope_scaling": {
+            "type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}}, 163840),  # DeepSeek's
+        ({"max_position_embeddings": 131072, "rope_scaling": {
+            "rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192}}, 131072),
+    ],
+)  # fmt: skip
+def test_the_length_that_a_model_was_made_for(tmp_path, config, tokens):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert context_length(tmp_path) == tokens

@@ -272,6 +272,12 @@ def test_an_ended_command_says_so_and_leaves_no_process(tmp_path, sent, to_worke
             pytest.fail(f"process {pid} is still there")
 
 
+def started_and_asked(timers, worker):
+    for timer in timers:
+        timer.start()
+    worker.receive("a piece")
+
+
 def test_a_process_that_hangs_keeps_no_signal_waiting():
     """Not even one that comes just before this process begins to wait: what is thrown here at a thread is likewise
     heard only when Python code runs again."""
@@ -279,11 +285,11 @@ def test_a_process_that_hangs_keeps_no_signal_waiting():
     os.kill(worker.process.pid, signal.SIGSTOP)
     throw = lambda: ctypes.pythonapi.PyThreadState_SetAsyncExc(here, ctypes.py_object(KeyboardInterrupt))  # noqa: E731
     timers = [threading.Timer(0.2, throw), threading.Timer(30, worker.process.kill)]
-    for timer in timers:
-        timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        worker.receive("a piece")
-    assert worker.process.poll() is None  # nobody had to end it for that
-    for timer in timers:
-        timer.cancel()
-    worker.close()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            started_and_asked(timers, worker)
+        assert worker.process.poll() is None  # nobody had to end it for that
+    finally:
+        for timer in timers:
+            timer.cancel()
+        worker.close()

@@ -168,8 +168,6 @@ class Agent:
         while len(steps) < self.max_steps:
             made: Reply | TooLong = yield _Generate(messages, rules)
             if isinstance(made, TooLong):
-                if not steps:  # what the user sent is too long
-                    raise made
                 return result_of("too_long", made.message, messages, self.tools, steps)
             reply = numbered(made, messages)
             if self.on_reply:
@@ -211,7 +209,7 @@ class Agent:
         if not reply.content.strip():
             return result_of("empty", "the model neither called a function nor answered", messages, self.tools, steps)
         if reply.truncated:
-            why = f"the answer was cut at the limit of {self.max_tokens} tokens"
+            why = f"the answer was cut at {limit_words(self.max_tokens)}"
             return result_of("cut", why, messages, self.tools, steps)
         return result_of("answer", "", messages, self.tools, steps)
 
@@ -222,8 +220,12 @@ def unreadable(reply: Reply, max_tokens: int) -> str:
     if not broken and (reply.calls or reply.content.strip()):
         return ""
     if reply.truncated and (broken or reply.errors):
-        return f"it was cut at the limit of {max_tokens} tokens"
+        return f"it was cut at {limit_words(max_tokens)}"
     return "; ".join(dict.fromkeys([*broken, *reply.errors]))
+
+
+def limit_words(max_tokens: int) -> str:
+    return f"the limit of {max_tokens} tokens, or at the end of the model's context"
 
 
 def _told_back(reply: Reply, wrong: str) -> Iterator[Message]:

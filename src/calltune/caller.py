@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Caller:
         """The tools that the run was trained on; none for a base model."""
         return self.run.tools() if self.run else ()
 
-    @property
+    @cached_property
     def context(self) -> int | None:
         """The tokens that the model was made for, prompt and reply together; None where it does not say."""
         return context_length(self.loaded.folder)

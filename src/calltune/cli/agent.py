@@ -44,7 +44,8 @@ Without a request: a conversation in the terminal (/new starts anew, /quit ends)
 --json prints one document with the answer, how it ended and all messages; from a pipe one a line.
 --trace adds each conversation as a row that `calltune check` and `calltune prepare` read.
 
-exit codes: 0 an answer; 3 no whole answer (too many steps, the same failure again, cut); 2 wrong use, also when a
+exit codes: 0 an answer; 3 no whole answer (too many steps, the same failure again, cut, the
+model's context full); 2 wrong use, also when a
 call was not run because nobody could be asked. Of several requests the highest."""
 
 
@@ -177,14 +178,16 @@ class Session:
         self.unasked.clear()
         with redirect_stdout(sys.stderr):
             result = self.agent.run(text, history=self.history)
-        self.history = result.messages if result.ended == "answer" else self.history
+        anew = result.ended == "too_long" and bool(self.history)
+        self.history = result.messages if result.ended == "answer" else () if anew else self.history
         if self.args.trace:
             result.save(self.args.trace)
         if self.args.json:
             print(json.dumps(_document(result), ensure_ascii=False, indent=2 if self.args.text else None),
                   file=self.stdout, flush=True)  # fmt: skip
         if result.reason:
-            print(f"no answer: {printable(result.reason)}", file=sys.stderr)
+            more = "; the conversation begins anew" if anew else ""
+            print(f"no answer: {printable(result.reason)}{more}", file=sys.stderr)
         if result.refused and not self.unasked:
             calls = ", ".join(printable(call_text(call)) for call in result.refused)
             print(f"not done: refused by you: {calls}", file=sys.stderr)

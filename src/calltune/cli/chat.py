@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     rules = rules_of(args, functions)
     caller = load_caller(args, found)
     session = Session(caller, functions, args.max_tokens, sampling, sys.stdin.isatty(), in_colour(sys.stdout), rules)
+    code = 0
     for text in requests_in(functions, interactive=session.interactive):
         if text is None:
             session.messages = []
@@ -66,11 +67,10 @@ def run(args: argparse.Namespace) -> int:
         try:
             session.answer(text)
         except TooLong as error:
-            if not session.messages:  # this request alone
-                raise
+            print(f"{error.message}{'; the conversation begins anew' if session.messages else ''}", file=sys.stderr)
             session.messages = []
-            print(f"{error.message}; the conversation begins anew", file=sys.stderr)
-    return 0
+            code = 0 if session.interactive else error.exit_code
+    return code
 
 
 @dataclass

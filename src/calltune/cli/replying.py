@@ -129,7 +129,7 @@ def reply_errors(reply: Reply, tools: Sequence[Tool]) -> list[str]:
         if not call.error:
             errors += [str(problem) for problem in validate_call(call, tools, f"/calls/{i}")]
     if reply.truncated:
-        errors.append("the reply was cut at the limit of tokens (--max-tokens)")
+        errors.append("the reply was cut at the limit of tokens (--max-tokens), or at the end of the model's context")
     return errors
 
 

@@ -117,7 +117,8 @@ class Worker:
         pipe = cast(BinaryIO, self.process.stdout)
         try:
             while True:
-                self.inbox.put(pickle.load(pipe))
+                done, result = pickle.load(pipe)
+                self.inbox.put((done, result))
         except Exception as error:
             self.inbox.put(error)
 
@@ -134,7 +135,7 @@ class Worker:
             code = self.process.wait()
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
             step = "`--workers 1` works in one process, with less memory"
-            raise CannotFinish(f"{piece}: the process that worked on it was ended {how}", next_step=step)
+            raise CannotFinish(f"{piece}: the process that worked on it was ended {how}", next_step=step) from found
         done, result = found
         if not done:
             raise CannotFinish(f"{piece}: {result[0]}", next_step=result[1])

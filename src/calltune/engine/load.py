@@ -160,7 +160,14 @@ def _from_hub(name: str) -> Path:
 def context_length(folder: Path) -> int | None:
     """How many tokens a model was made for, prompt and reply together; None where its configuration does not say."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    if "max_position_embeddings" not in config:
+        config = config.get("text_config", {})
+    found = config.get("max_position_embeddings")
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    original, factor = scaling.get("original_max_position_embeddings"), scaling.get("factor")
+    if found and original and factor and "yarn" in (scaling.get("type"), scaling.get("rope_type")):
+        # Qwen's files with YaRN name the length without it
+        found = max(found, original * factor)
     return int(found) if found else None
 
 

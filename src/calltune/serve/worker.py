@@ -179,8 +179,8 @@ class ModelWorker:
         if not ended:
             return
         self._clear()  # first: where it fails, these are still among those that `_run` tells of it
-        self._running = [job for job in self._running if not job.writing.ended]
         for job in ended:
+            self._running.remove(job)
             job.finish()
 
     def _end(self, jobs: Iterable[Job], error: Exception) -> None:
