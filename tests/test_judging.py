@@ -70,9 +70,11 @@ LONG: list[tuple[Any, Any, str]] = [
      ""),
     ({"$ref": "#/x/const", "x": {"const": {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": SLOW}}},
      TEXT, "$schema"),
-    ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, doubled(40), "$ref to elsewhere"),
+    ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, doubled(40), "elsewhere"),
     ({"$ref": "s#/x", "$id": "https://json-schema.org/draft/2020-12/t", "x": {"$ref": "schema"}}, {}, "elsewhere"),
     ({"$ref": "http://json-schema.org/draft-07/schema#", "$id": "http://json-schema.org/draft-07/"}, {}, "elsewhere"),
+    ({"allOf": [{"$ref": "https://json-schema.org/draft/2020-12/schema"}], "unevaluatedProperties": False}, {"a": 1},
+     "elsewhere"),
     ({"properties": {"a": {"$ref": "#/x/default/0/-1"}}, "x": {"default": [[{"$schema": "q", "pattern": SLOW}]]}},
      {"a": TEXT}, "$schema"),
     ({"$ref": "#/x/const/y", "x": {"const": {"$id": "http://json-schema.org/draft-07/", "y": {"$ref": "schema"}}}},
@@ -136,6 +138,7 @@ STILL_JUDGED: list[Any] = [
     {"properties": {"n": {"examples": [{"$id": "x", "$ref": "y"}], "default": {"$schema": "z"}, **NUMBER}}},
     {"$id": "http://h/s.json", "properties": {"n": {"$ref": "s.json#/$defs/n"}}, "$defs": {"n": NUMBER}},
     {"$id": "http://h/s#", "properties": {"n": {"$ref": "http://h/s#/$defs/n"}}, "$defs": {"n": NUMBER}},
+    {"properties": {"n": NUMBER, "other": {"$ref": "http://h/s"}}},
     {"$defs": {"unused": {"$dynamicRef": "#q"}}, "properties": {"n": NUMBER}},
 ]  # fmt: skip
 

@@ -28,6 +28,8 @@ UNITS = 20_000  # of work, each about 10 µs: a check takes a fifth of a second 
 STEPS = 400  # of the engine for patterns, for a unit
 MOST_ERRORS = 100
 SPARE = 200  # calls that a keyword may need
+# jsonschema knows the metaschemas whatever the registry, and judges by those with rules that count nothing.
+ELSEWHERE = "it has a reference to elsewhere"
 # What jsonschema looks for by going over the whole schema each time, or judges by other rules than these.
 BEYOND = ("$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveRef", "$schema", "$id")
 SAYING = ("$schema", "$anchor", "$dynamicAnchor")  # left out: a reference to an anchor is not followed anyhow
@@ -155,7 +157,7 @@ def _counts_from_ids(root: Mapping[str, Any]) -> bool:
 def _beyond(schema: Any) -> str:
     """What of a schema (made by `_plain`) is not judged in bounded time, in words: looked for where judging comes to,
     also by references to what is no place of schemas."""
-    words = set[str]()
+    words, led = set[str](), ""
     for _, node in reachable(schema):
         words.update(node)
         for word in BEYOND:
@@ -164,16 +166,19 @@ def _beyond(schema: Any) -> str:
         for word in REFERENCES:
             if isinstance(node.get(word), str) and (why := _leading(node[word], schema)):
                 return f"it has a {word} {why}"
+            if isinstance(node.get(word), str) and not node[word].startswith("#"):
+                led = ELSEWHERE
+    if led and {"unevaluatedProperties", "unevaluatedItems"} & words:  # they follow references by themselves
+        return led
     if {"unevaluatedProperties", "patternProperties"} <= words:
         return "it has unevaluatedProperties and patternProperties"
     return ""
 
 
 def _leading(ref: str, schema: Any) -> str:
-    """Why a reference is not followed in bounded time. The metaschemas are known to jsonschema whatever the registry:
-    what leads there is judged by rules that count nothing."""
+    """Why a reference inside of the schema is not followed in bounded time."""
     if not ref.startswith("#"):
-        return "to elsewhere"
+        return ""  # to elsewhere: told where judging comes to it
     if ref[1:2] not in ("", "/"):
         return "to an $anchor"
     try:
@@ -278,6 +283,8 @@ def _counted(keyword: str, check: Check) -> Check:
         if keyword == "uniqueItems" and isinstance(instance, list):
             count = len(instance)
             size += count * (count.bit_length() if _sortable(instance) else count)
+        if keyword in REFERENCES and isinstance(wanted, str) and not wanted.startswith("#"):
+            raise Unjudged(ELSEWHERE)
         assert _under_way.bound is not None
         _under_way.bound.take(1 + size // 20 + (len(wanted) // 100 if isinstance(wanted, dict | list) else 0))
         return check(validator, wanted, instance, schema)
