@@ -20,19 +20,15 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 from referencing import Registry
 
+from calltune.boundable import ELSEWHERE, beyond, plain_of
 from calltune.patterns import Pattern, linear
-from calltune.references import REFERENCES, fragment_of, mapped, reachable, trail
+from calltune.references import REFERENCES, reachable
 
 NO_REGISTRY: Registry[Any] = Registry()
 UNITS = 20_000  # of work, each about 10 µs: a check takes a fifth of a second at most, and other threads wait for it
 STEPS = 400  # of the engine for patterns, for a unit
 MOST_ERRORS = 100
 SPARE = 200  # calls that a keyword may need
-# jsonschema knows the metaschemas whatever the registry, and judges by those with rules that count nothing.
-ELSEWHERE = "it has a reference to elsewhere"
-# What jsonschema looks for by going over the whole schema each time, or judges by other rules than these.
-BEYOND = ("$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveRef", "$schema", "$id")
-SAYING = ("$schema", "$anchor", "$dynamicAnchor")  # left out: a reference to an anchor is not followed anyhow
 # Under these a pattern that is taken as fitting could make a value that does not fit pass.
 TURNING = frozenset(["not", "if", "oneOf", "contains"])
 WHOLE = frozenset(["enum", "const", "not", "oneOf", "required", "pattern", "$ref"])  # an error shows all of them
@@ -92,7 +88,7 @@ _under_way = _UnderWay()
 def errors_of(validator: Any, value: Any) -> Judged:
     """In what a value does not fit the schema of which `make_validator` made a validator."""
     bounded = isinstance(validator, _Bounded)
-    if bounded and (why := _beyond(validator.schema)):
+    if bounded and (why := beyond(validator.schema)):
         return Judged(why=why)
     found: list[ValidationError] = []
     _under_way.bound = bound = Bound(validator.schema) if bounded else None
@@ -116,79 +112,7 @@ def make_validator(schema: Mapping[str, Any], *, bounded: bool = False) -> Any:
     if not bounded:
         plain = {key: value for key, value in schema.items() if key != "$schema"}  # else $ref "#" has other rules
         return _Free(plain, registry=NO_REGISTRY)
-    return _Bounded(_plain(schema), registry=NO_REGISTRY)
-
-
-def _plain(root: Mapping[str, Any]) -> Any:
-    """The schema without the words that say nothing of values and keep others from being judged in bounded time, its
-    references as `#/...`. An `$id` stays where references count from it."""
-    kept = _counts_from_ids(root)
-
-    def change(node: dict[str, Any]) -> dict[str, Any]:
-        made = {word: value for word, value in node.items()
-                if not isinstance(value, str) or (word not in SAYING and (kept or word != "$id"))}  # fmt: skip
-        for word in REFERENCES:
-            fragment = fragment_of(made[word], root) if isinstance(made.get(word), str) else None
-            if fragment is not None:
-                made[word] = f"#{fragment}"
-        return made
-
-    plain = mapped(root, change)
-    if isinstance(plain.get("$id"), str):
-        del plain["$id"]
-    return plain
-
-
-def _counts_from_ids(root: Mapping[str, Any]) -> bool:
-    """Whether a reference stands inside a schema that has an `$id`, below the root."""
-    stack: list[tuple[Any, bool]] = [(root, False)]
-    while stack:
-        node, inside = stack.pop()
-        if isinstance(node, Mapping):
-            inside = inside or (node is not root and isinstance(node.get("$id"), str))
-            if inside and any(isinstance(node.get(word), str) for word in REFERENCES):
-                return True
-            stack += [(each, inside) for each in node.values()]
-        elif isinstance(node, list):
-            stack += [(each, inside) for each in node]
-    return False
-
-
-def _beyond(schema: Any) -> str:
-    """What of a schema (made by `_plain`) is not judged in bounded time, in words: looked for where judging comes to,
-    also by references to what is no place of schemas."""
-    words, led = set[str](), ""
-    for _, node in reachable(schema):
-        words.update(node)
-        for word in BEYOND:
-            if isinstance(node.get(word), str):
-                return f"it has {word}"
-        for word in REFERENCES:
-            if isinstance(node.get(word), str) and (why := _leading(node[word], schema)):
-                return f"it has a {word} {why}"
-            if isinstance(node.get(word), str) and not node[word].startswith("#"):
-                led = ELSEWHERE
-    if led and {"unevaluatedProperties", "unevaluatedItems"} & words:  # they follow references by themselves
-        return led
-    if {"unevaluatedProperties", "patternProperties"} <= words:
-        return "it has unevaluatedProperties and patternProperties"
-    return ""
-
-
-def _leading(ref: str, schema: Any) -> str:
-    """Why a reference inside of the schema is not followed in bounded time."""
-    if not ref.startswith("#"):
-        return ""  # to elsewhere: told where judging comes to it
-    if ref[1:2] not in ("", "/"):
-        return "to an $anchor"
-    try:
-        if any(
-            isinstance(value, Mapping) and isinstance(value.get("$id"), str) for _, value in trail(ref[1:], schema)
-        ):
-            return "that passes an $id"
-    except (LookupError, ValueError):
-        pass  # it leads nowhere, which is told when it is judged
-    return ""
+    return _Bounded(plain_of(schema), registry=NO_REGISTRY)
 
 
 def _found(pattern: str, text: str) -> bool | None:
