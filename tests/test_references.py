@@ -14,6 +14,7 @@ FINE = [
     {"properties": {"$ref": {"type": "string"}}}, {"x-more": {"$ref": "#/nope"}},
     {"$id": "http://h/s", "$ref": "http://h/s#/$defs/a", "$defs": {"a": {}}},
     {"$defs": {"a": {"$id": "http://h/s"}}, "$ref": "http://h/s"},  # counted from other places: not judged here
+    {"$ref": "#/x/a\tb", "x": {"a\tb": {}}},
     {"$id": "http://h/s#", "$ref": "http://h/s#/definitions/a", "definitions": {"a": {}}},
     {"$id": "http://h/s.json", "items": {"$ref": "s.json#/definitions/a"}, "definitions": {"a": {}}},
     {"$defs": {"a": {"$ref": "#/$defs/none"}, "b": {"$ref": "#/$defs/b"}}},  # nothing leads there

@@ -99,11 +99,13 @@ def reference_problems(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def fragment_of(ref: str, root: Mapping[str, Any]) -> str | None:
     """What a reference says after `#`; None where it leads out of the schema."""
+    if ref.startswith("#"):
+        return ref[1:]  # as it is: joining URLs drops tabs
     own = root.get("$id")
     own = own if isinstance(own, str) else ""
     try:
         document, fragment = urldefrag(urljoin(own, ref))
-        return fragment if ref.startswith("#") or document == urldefrag(own)[0] else None
+        return fragment if document == urldefrag(own)[0] else None
     except ValueError:  # no URL
         return None
 
@@ -113,7 +115,7 @@ def trail(fragment: str, root: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
     leads nowhere, read as jsonschema's library of references reads it."""
     found: Any = root
     for part in unquote(fragment).split("/")[1:]:
-        key = int(part) if isinstance(found, list) else part.replace("~1", "/").replace("~0", "~")
+        key: Any = int(part) if isinstance(found, list) else part.replace("~1", "/").replace("~0", "~")
         if not isinstance(found, list | Mapping):
             raise LookupError(key)
         found = found[key]
