@@ -300,3 +300,26 @@ def test_a_cancelled_execution_cancels_its_coroutine():
         return cancelled.is_set()
 
     assert asyncio.run(main())
+
+
+UNJUDGED = [
+    ({"n": {"type": "integer", "$id": "Num"}}, True), ({"n": {"type": "integer", "examples": [{"$id": "x"}]}}, True),
+    ({"n": {"type": "integer"}, "a": {"type": "string", "pattern": "(?<=a)b"}}, True),
+    ({"n": {"$ref": "https://json-schema.org/draft/2020-12/schema"}}, False),
+    ({"n": {"$id": "Num", "$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("properties", "judged"), UNJUDGED)
+def test_nothing_runs_with_arguments_that_were_not_checked(properties, judged):
+    """What cannot be judged in bounded time is refused, but for a pattern, which the function judges."""
+    ran = []
+    schema = {"type": "object", "properties": properties | {"path": {"type": "string"}}, "required": ["n", "path"],
+              "additionalProperties": False}  # fmt: skip
+    function = Function(Tool("f", "", schema), lambda **arguments: ran.append(arguments), untyped=True)
+    for wrong in ({"n": "x", "path": ""}, {"n": 1}, {"n": 1, "path": "", "evil": 1}):
+        outcome = execute(ToolCall("f", {"a": "b"} | wrong if "a" in properties else wrong), [function])
+        assert outcome.kind == "bad_arguments" and not ran, wrong
+    outcome = execute(ToolCall("f", {"n": 1, "path": ""}), [function])
+    assert judged is (not outcome.error) is bool(ran)
+    assert judged or "not run, as its arguments cannot be checked: f: it has" in outcome.content

@@ -136,13 +136,29 @@ def test_times_are_those_that_functions_take(template, tokenizer):
     (tool,) = tools_from([meet])
     grammar = grammar_of([tool], Rules("required"), template, tokenizer)
     fine = {"start": "19:15", "at": "2026-01-05T19:15", "days": ["2026-01-05"]}
-    right = [fine, fine | {"start": "19:15:00"}, fine | {"start": "09:00:00Z", "at": "2026-01-05T19:15:30+02:00"}]
+    right = [
+        fine,
+        fine | {"at": "2028-02-29T19:15"},
+        fine | {"at": "2026-12-31T19:15"},
+        fine | {"start": "19:15:00"},
+        fine | {"start": "09:00:00Z", "at": "2026-01-05T19:15:30+02:00"},
+    ]
     wrong = [fine | {"start": "24:15"}, fine | {"start": "9:15"}, fine | {"at": "2026-13-05T19:15"},
+             fine | {"at": "2026-02-31T19:15"}, fine | {"at": "2026-04-31T19:15"}, fine | {"at": "2026-02-30T19:15"},
              fine | {"at": "2026-01-05"}, fine | {"days": ["05.01.2026"]}]  # fmt: skip
     for arguments in (*right, *wrong):
         text = join(get_format("hermes").write(Reply(calls=(ToolCall("meet", arguments),))))
         assert (allowed(text, grammar, tokenizer) == (True, True)) is (arguments in right), text
     assert not grammar.loose
+
+
+def test_parameters_named_like_words_of_schemas_are_bound_too():
+    inner = {"type": "object", "properties": {"at": {"type": "string", "format": "time"}}}
+    names = ("default", "enum", "const", "examples")
+    schema, _ = enforceable(Tool("f", "", {"type": "object", "properties": dict.fromkeys(names, inner)}))
+    for name in names:
+        bound = schema["properties"][name]
+        assert bound["additionalProperties"] is False and "pattern" in bound["properties"]["at"]
 
 
 NEVER = [

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent / "src" / "calltune"
 # a module or a whole folder. A new module must be given its place here.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_version", "errors"),
-    ("schema", "patterns", "judging", "references", "progress", "jinja_env"),
+    ("schema", "patterns", "judging", "boundable", "references", "progress", "jinja_env"),
     (
         "settings",
         "recipes",

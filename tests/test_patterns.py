@@ -20,6 +20,7 @@ SAID = [
     ("(?i)abc", ["xABCx", "ab"]),
     (r"[\[\]&-]", ["[", "&", "x"]),
     (r"\/\-\.", ["/-.", "/x"]),
+    (r"^[*+]+\++$", ["*+", "a+"]),
 ]
 
 
@@ -32,10 +33,16 @@ def test_a_pattern_is_found_where_python_finds_it(pattern, texts):
 
 @pytest.mark.parametrize("pattern", [
     "a(?=b)", "(?<=a)b", r"(a)\1", "^(?=a)b|c", "^(?=a){2}b", r"a\Z", "[[]", "[a&&b]", r"\<a", "(?x)a", "(", "\ud800",
-    "x" * (LONGEST + 1), r"(\w{50}){50}",
+    "a++b", "a*+", "a?+", "a{2}+", "x" * (LONGEST + 1), r"(\w{50}){50}",
 ])  # fmt: skip
 def test_what_the_engine_cannot_say_or_reads_otherwise_is_left_to_others(pattern):
     assert linear(pattern) is None
+
+
+def test_the_end_of_a_text_is_behind_its_last_line_break():
+    """As ECMA's, by which JSON Schema's patterns go; Python's `$` also stands before it."""
+    made = linear("^b$")
+    assert made is not None and not made.found("b\n")
 
 
 def test_half_of_a_surrogate_pair_in_a_text_is_a_character():

@@ -19,6 +19,7 @@ from calltune.formats.pieces import END_THINK, THINK
 from calltune.frames import Frame, arguments_of, frame_of, spelled
 from calltune.grammar_held import Mending, hold, told
 from calltune.grammar_values import SPACING, literal, without
+from calltune.references import mapped
 from calltune.schema import Reply, Tool, ToolCall, shorten, validate_call
 from calltune.template import Template
 from calltune.tokenizer import Tokenizer
@@ -26,8 +27,12 @@ from calltune.tokenizer import Tokenizer
 CHOICES = ("auto", "none", "required")
 
 
+# Six decimals at most: Python's times end at microseconds, and drop what is beyond.
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)?"
-TIMES = {"time": f"^{_CLOCK}$", "date-time": rf"^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T{_CLOCK}$"}
+_DAY = (
+    r"((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|[12]\d))"  # 02-29 in any year
+)
+TIMES = {"time": f"^{_CLOCK}$", "date-time": rf"^\d{{4}}-{_DAY}T{_CLOCK}$"}
 
 
 @dataclass(frozen=True)
@@ -193,29 +198,27 @@ def enforceable(tool: Tool) -> tuple[dict[str, Any], tuple[str, ...]]:
 def _with_times(schema: Any) -> Any:
     """The schema with times as functions take them and `check` lets them pass: `19:15` too, where JSON Schema's own
     format wants seconds and an offset, which training rows do not have."""
-    if isinstance(schema, list):
-        return [_with_times(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    found = {key: value if key in ("enum", "const", "default", "examples") else _with_times(value)
-             for key, value in schema.items()}  # fmt: skip
-    form = found.get("format")
-    if isinstance(form, str) and form in TIMES and "pattern" not in found:
-        found["pattern"] = TIMES[form]
-        del found["format"]
-    return found
+
+    def change(node: dict[str, Any]) -> dict[str, Any]:
+        form = node.get("format")
+        if isinstance(form, str) and form in TIMES and "pattern" not in node:
+            del node["format"]
+            node["pattern"] = TIMES[form]
+        return node
+
+    return mapped(schema, change)
 
 
 def closed(schema: Any) -> Any:
     """The schema with objects that list properties closed against others."""
-    if isinstance(schema, Mapping):
-        found = {key: value if key in ("enum", "const", "default", "examples") else closed(value)
-                 for key, value in schema.items()}  # fmt: skip
-        listed = isinstance(found.get("properties"), Mapping) and found["properties"]
-        if listed and "additionalProperties" not in found and "patternProperties" not in found:
-            found["additionalProperties"] = False
-        return found
-    return [closed(item) for item in schema] if isinstance(schema, list) else schema
+
+    def change(node: dict[str, Any]) -> dict[str, Any]:
+        listed = isinstance(node.get("properties"), Mapping) and node["properties"]
+        if listed and "additionalProperties" not in node and "patternProperties" not in node:
+            node["additionalProperties"] = False
+        return node
+
+    return mapped(schema, change)
 
 
 def needs_watching(schema: Any) -> bool:

@@ -42,7 +42,10 @@ def linear(pattern: str) -> Pattern | None:
     """The pattern for the linear engine; None where it cannot say it."""
     from pydantic_core import SchemaError
 
-    if len(pattern) > LONGEST or any(map(_is_foreign, TOKEN.findall(pattern))):
+    if len(pattern) > LONGEST:
+        return None
+    tokens = TOKEN.findall(pattern)
+    if any(map(_is_foreign, tokens)) or any(map(_is_possessive, tokens, tokens[1:])):
         return None
     parts = _without_lookaheads(pattern)
     if parts is None:
@@ -60,6 +63,11 @@ def _is_foreign(token: str) -> bool:
         inner = re.sub(r"\\.", "", token[1:-1], flags=re.DOTALL)
         return any(mark in inner for mark in SETS)
     return FOREIGN.match(token) is not None
+
+
+def _is_possessive(token: str, after: str) -> bool:
+    """Whether two tokens are a repeat that gives nothing back (`a++`), which Rust reads as a repeat of the repeat."""
+    return after == "+" and (token in ("*", "+", "?") or (token[0] == "{" and len(token) > 1))
 
 
 def _compiled(pattern: str) -> Any:

@@ -213,7 +213,7 @@ def validate_call(call: ToolCall, tools: Sequence[Tool], path: str = "", *, boun
 
     Beyond the schema's own words, an argument that the schema does not name is a problem unless the
     schema says `additionalProperties`. `bounded`: in bounded time, whoever made the schema; what then was not judged
-    is a warning (`not_judged`).
+    is a warning: `not_judged`, or `pattern_not_judged` where all but patterns was.
     """
     if call.error:
         return [Problem("unreadable_call", shorten(call.raw or ""), call.error, path)]
@@ -240,7 +240,8 @@ def validate_call(call: ToolCall, tools: Sequence[Tool], path: str = "", *, boun
         name = KINDS.get(str(found.validator), f"schema_{found.validator}")
         problems.append(Problem(name, shorten(found.message, 160), _expected(found), place))
     if judged.why:
-        problems.append(Problem("not_judged", f"{tool.name}: {judged.why}", path=path, severity="warning"))
+        kind = "pattern_not_judged" if judged.patterns else "not_judged"
+        problems.append(Problem(kind, f"{tool.name}: {judged.why}", path=path, severity="warning"))
     return problems
 
 

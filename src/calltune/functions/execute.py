@@ -142,11 +142,14 @@ class Ready:
 def prepare(call: ToolCall, functions: Sequence[Function]) -> Ready | Outcome:
     """Everything before running: is it registered, do its arguments fit, are they of the declared types."""
     found = validate_call(call, [function.tool for function in functions], bounded=True)
-    problems = [problem for problem in found if problem.severity == "error"]  # what was not judged, the function does
+    problems = [problem for problem in found if problem.severity == "error"]
     if problems:
         unknown = any(problem.kind == "unknown_function" for problem in problems)
         words = "; ".join(str(problem) for problem in problems)
         return _error(words, "unknown_function" if unknown else "bad_arguments")
+    for problem in found:
+        if problem.kind == "not_judged":  # no pattern alone, which the function judges
+            return _error(f"not run, as its arguments cannot be checked: {problem.found}", "bad_arguments")
     function = next(f for f in functions if f.name == call.name)
     if function.call is None:
         return _error(f"{call.name} has a schema but no code here", "no_code")

@@ -254,7 +254,7 @@ def coerce(value: Any, hint: Any) -> Any:
 def _coerce_union(value: Any, parts: tuple[Any, ...]) -> Any:
     """The first member whose schema takes the value and whose type can be made of it."""
     for part in parts:
-        if not errors_of(make_validator(schema_of(part), bounded=True), value).errors:
+        if errors_of(make_validator(schema_of(part), bounded=True), value).fits:
             try:
                 return coerce(value, part)
             except (ValueError, TypeError, LookupError):
