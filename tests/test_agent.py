@@ -381,22 +381,3 @@ def test_a_conversation_that_fills_the_context_ends_in_words():
         assert "maximum context length is 8,192" in result.reason
     most = 0  # what the user asks is too long
     assert Agent(Full(ADD), TOOLS).run("x").ended == "too_long"
-
-
-def test_a_prompt_past_the_context_is_refused_and_a_reply_ends_with_it(tmp_path, monkeypatch):
-    folder = tiny_model(tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 300}))
-    caller = calltune.load(folder)
-    with pytest.raises(TooLong, match="maximum context length is 300 tokens"):
-        caller("word " * 300)
-    with pytest.raises(TooLong):
-        next(caller.stream([Message("user", "word " * 300)]))
-    (used,) = caller.lengths([([Message("user", "Hello")], ())])
-    limits, plain = [], calltune.caller.generate_stream
-    monkeypatch.setattr(
-        "calltune.caller.generate_stream", lambda *a, **more: limits.append(more["max_tokens"]) or plain(*a, **more)
-    )
-    caller("Hello", (), max_tokens=10_000)
-    caller("Hello", (), max_tokens=5)
-    assert limits == [300 - used, 5]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tiny import TOOLS, tiny_model, weather_rows
 
+from calltune import caller as caller_module
 from calltune.caller import BATCH_TOKENS, groups_of, load
-from calltune.errors import InputError
+from calltune.errors import InputError, TooLong
 from calltune.schema import Message
 from calltune.settings import TrainSettings
 from calltune.train import train
@@ -139,3 +142,22 @@ def test_the_tools_prefix_is_computed_once_and_kept(model, monkeypatch, tmp_path
     for file in files:
         file.write_bytes(b"half a file")
     assert longest(load(model, keep_prefixes=True), "Hello", TOOLS) == (first, raw)
+
+
+def test_a_prompt_past_the_context_is_refused_and_a_reply_ends_with_it(tmp_path, monkeypatch):
+    folder = tiny_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 300}))
+    caller = load(folder)
+    with pytest.raises(TooLong, match="maximum context length is 300 tokens"):
+        caller("word " * 300)
+    with pytest.raises(TooLong):
+        next(caller.stream([Message("user", "word " * 300)]))
+    (used,) = caller.lengths([([Message("user", "Hello")], ())])
+    limits, plain = [], caller_module.generate_stream
+    monkeypatch.setattr(
+        "calltune.caller.generate_stream", lambda *a, **more: limits.append(more["max_tokens"]) or plain(*a, **more)
+    )
+    caller("Hello", (), max_tokens=10_000)
+    caller("Hello", (), max_tokens=5)
+    assert limits == [300 - used, 5]

@@ -30,8 +30,8 @@ class Result:
 
     `ended`: "answer"; "cut" (an answer that the limit of tokens cut off); "max_steps"; "repeated" (the same call or
     reply failed again, or went round in a circle); "empty" (a reply with nothing in it); "too_long" (the
-    conversation came to the end of the model's context). `conversation` holds every
-    message, from the first on, and the tools.
+    conversation came to the end of the model's context). `conversation` holds every message, from the first on, and
+    the tools.
     """
 
     answer: str

@@ -130,11 +130,8 @@ def choose(logits: mx.array, writing: Sequence[Writing]) -> list[int]:
             if w.error:
                 break
             if not allowed[i].any():
-                w.fail(
-                    CannotFinish(
-                        "no token can follow what the reply is bound to", next_step="decode freely, without copying"
-                    )
-                )
+                step = "decode freely, without copying"
+                w.fail(CannotFinish("no token can follow what the reply is bound to", next_step=step))
                 break
             tokens[i] = w.sampler(logits[i : i + 1], allowed[i : i + 1])[0]
     return tokens

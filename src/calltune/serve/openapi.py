@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from calltune.serve.protocol import ChatRequest
+from calltune.serve.protocol import CALLS, ChatRequest
 from calltune.serve.tools_api import ExecuteRequest
 
 ERROR = {
@@ -27,15 +27,10 @@ ERROR = {
         }
     },
 }
-_CALL = {"type": "object", "required": ["id", "type", "function"], "properties": {
-    "id": {"type": "string"}, "type": {"const": "function"}, "function": {
-        "type": "object", "required": ["name", "arguments"], "properties": {
-            "name": {"type": "string"}, "arguments": {"type": "string", "description": "the text of a JSON object"}}},
-}}  # fmt: skip
 _MESSAGE = {"type": "object", "required": ["role", "content", "refusal"], "properties": {
     "role": {"const": "assistant"}, "content": {"type": ["string", "null"]}, "refusal": {"type": "null"},
     "reasoning_content": {"type": ["string", "null"], "description": "the plan"},
-    "tool_calls": {"type": "array", "minItems": 1, "items": _CALL},
+    "tool_calls": CALLS | {"minItems": 1},
 }}  # fmt: skip
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 COMPLETION = {

@@ -128,11 +128,8 @@ def schema_problem(schema: Mapping[str, Any], path: str) -> Wrong | None:
         check_schema(Tool("parameters", "", schema))
     except InputError as error:
         found = error.problems[0]
-        words = found.found.removeprefix("parameters: ")
-        return Wrong(
-            path + _dotted(found.path.removeprefix("/parameters")),
-            f"this is no JSON Schema: {words}; correct it there",
-        )
+        place, words = found.path.removeprefix("/parameters"), found.found.removeprefix("parameters: ")
+        return Wrong(path + _dotted(place), f"this is no JSON Schema: {words}; correct it there")
     except (RecursionError, ValueError, TypeError) as error:  # a pattern that does not compile, and the like
         return Wrong(path, f"this is no JSON Schema: {shorten(str(error))}; correct it")
     return None

@@ -11,7 +11,7 @@ from typing import Any
 from calltune.caller import Caller, identity, make_caller, remember
 from calltune.engine.adapter import has_base, without_adapter
 from calltune.engine.kept import Kept
-from calltune.engine.load import context_length, warm
+from calltune.engine.load import warm
 from calltune.engine.pieces import PIECE, device_kind
 from calltune.engine.running import Running
 from calltune.grammar import Grammar
@@ -55,7 +55,7 @@ class Served:
 
 def served_models(caller: Caller, name: str, *, base: bool = True) -> dict[str, Served]:
     """By name: the caller's model, and, if it has an adapter, `NAME:base`: the same without it, prompted alike."""
-    model, context = caller.loaded.model, context_length(caller.loaded.folder)
+    model, context = caller.loaded.model, caller.context
     warm(model)
     found = {name: Served(name, caller, _running(caller), context)}
     if base and has_base(model):
