@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHON EXTRA VENV
 # What is checked strictly for types: values and text, no MLX.
 TYPED := $(addprefix -p calltune.,platform formats functions data tasks serve) \
-	$(addprefix -m calltune.,grammar copying grammar_held boundable judging patterns references grammar_json grammar_values frames guide schema errors settings score score_bfcl acceptable compare report report_breakdown report_charts report_data report_page \
+	$(addprefix -m calltune.,grammar copying grounded grammar_held boundable judging patterns references grammar_json grammar_values frames guide schema errors settings score score_bfcl acceptable compare report report_breakdown report_charts report_data report_page \
 	report_text report_rows render rendered guarding template tokenizer batching conversations memory lengths metrics records resuming quarantine agent consent offered trace)
 
 .PHONY: help demo test test-all test-slow nightly lint lock clean

@@ -29,7 +29,7 @@ class Heard:
         self.error: Exception | None = None
         self.ended, self.times = threading.Event(), 0
 
-    def prompt(self, tokens: int, opened: bool = False) -> None:
+    def prompt(self, tokens: int, opened: bool = False, distinct: bool = False) -> None:
         self.tokens = tokens
         self.at.get(0, lambda: None)()
 

@@ -19,6 +19,7 @@ from calltune.engine.writing import Writing, choose
 from calltune.errors import CannotFinish
 from calltune.evaluate import evaluate
 from calltune.grammar import Rules
+from calltune.runs import LEARNT
 from calltune.schema import Message
 from calltune.settings import TrainSettings
 from calltune.train import train
@@ -26,6 +27,7 @@ from calltune.train import train
 ASKED = ["How warm is Paris or Oslo now?", "Weather in São Paulo, please", 'The time in "New York"', "Lima?"]
 COPIED = {"get_weather": ("city",), "get_time": ("city",)}
 REQUESTS = [((Message("user", text),), TOOLS) for text in ASKED]
+SAID = {"get_weather": {"days": "number"}}
 REQUIRED = Rules("required", parallel=False)
 
 
@@ -124,9 +126,20 @@ def test_a_run_records_them_and_its_caller_keeps_to_them(run):
     assert run.record["copied"] == {"get_weather": ["city"]}
     assert json.loads((run.folder / "calltune.json").read_text())["copied"] == {"get_weather": ["city"]}
     assert load(run).copied == {"get_weather": ["city"]}
-    assert load(run, copying=False).copied == {}
-    old = replace(run, record={key: value for key, value in run.record.items() if key != "copied"})
-    assert load(old).copied == {}  # of an older version
+    assert run.record["said"] == {} and run.record["distinct"] is False  # no number, no reply with several calls
+    assert load(replace(run, record=run.record | {"said": SAID, "distinct": True})).said == SAID
+    free = load(replace(run, record=run.record | {"said": SAID, "distinct": True}), copying=False)
+    assert (free.copied, free.said, free.distinct) == ({}, {}, False)
+    old = load(replace(run, record={key: value for key, value in run.record.items() if key not in LEARNT}))
+    assert (old.copied, old.said, old.distinct) == ({}, {}, False)  # of an older version
+
+
+def test_a_call_that_comes_again_is_made_once_wherever_a_reply_is_read(caller):
+    call = '<tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
+    assert len(caller.parse_text(call + call, tools=TOOLS).calls) == 2
+    once = replace(caller, distinct=True).parse_text(call + call, tools=TOOLS)
+    assert len(once.calls) == 1 and once.notes == ("get_weather: the same call came again and is made once",)
+    assert once.raw == call + call
 
 
 def test_an_evaluation_says_so_and_does_without(run, tmp_path):
@@ -136,4 +149,6 @@ def test_an_evaluation_says_so_and_does_without(run, tmp_path):
     assert [note for note in bound.method if "For 1 parameter every" in note]
     assert not [note for note in free.method if "parameter" in note]
     caller = load(run)
-    assert answer_key(caller, 8) != answer_key(replace(caller, copied={}), 8)  # no answer is taken from the other
+    others = [{"copied": {}}, {"said": SAID}, {"distinct": True}]  # no answer is taken from another
+    keys = [json.dumps(answer_key(caller, 8)), *(json.dumps(answer_key(replace(caller, **o), 8)) for o in others)]
+    assert len(set(keys)) == 4

@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "frames",
         "guide",
         "copying",
+        "grounded",
     ),  # tokens and rows
     ("engine",),  # everything that touches MLX
     ("lengths", "prepare", "runs", "fit", "checkpoints", "resuming"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -12,7 +13,7 @@ from test_formats_table import NAMES, REPLIES, WRITTEN, said, tools_for
 
 from calltune.formats import FORMATS, get_format, join
 from calltune.formats.marks import CALLS, HEADS, begins_plan
-from calltune.schema import Reply, Tool
+from calltune.schema import Reply, Tool, without_repeats
 from calltune.serve.stream import Deltas, message_of
 
 CUTS = st.lists(st.integers(0, 400), max_size=30)
@@ -63,28 +64,30 @@ def test_every_format_has_its_marks():
 @pytest.mark.parametrize("bound", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None)
-@given(reply=REPLIES, cuts=CUTS)
-def test_the_deltas_of_a_reply_make_it(name, bound, reply, cuts):
+@given(reply=REPLIES, cuts=CUTS, distinct=st.booleans())
+def test_the_deltas_of_a_reply_make_it(name, bound, reply, cuts, distinct):
     reply = said(name, reply)
+    reply = replace(reply, calls=(*reply.calls, *reply.calls[:1])) if distinct else reply
     text, tools = join(FORMATS[name].write(reply)), tools_for(reply)
     assume(get_format(name).parse(text, tools=tools).calls == reply.calls)  # content like `[` may open JSON
-    made = message(text, cuts, name, tools, bound=bound)
-    assert read(made) == shown(reply), text
-    assert made == message(text, [], name, tools, bound=bound)
+    made = message(text, cuts, name, tools, bound=bound, distinct=distinct)
+    assert read(made) == shown(without_repeats(reply) if distinct else reply), text
+    assert made == message(text, [], name, tools, bound=bound, distinct=distinct)
 
 
 @pytest.mark.parametrize("bound", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=40, deadline=None)
-@given(text=SOUPS, cuts=CUTS, opened=st.booleans())
-def test_any_text_gives_one_message_whatever_the_cuts(name, bound, text, cuts, opened):
-    more = {"bound": bound, "opened": opened}
+@given(text=SOUPS, cuts=CUTS, opened=st.booleans(), distinct=st.booleans())
+def test_any_text_gives_one_message_whatever_the_cuts(name, bound, text, cuts, opened, distinct):
+    more = {"bound": bound, "opened": opened, "distinct": distinct}
     made = message(text, cuts, name, [F, WEATHER], **more)
     assert made == message(text, [], name, [F, WEATHER], **more)
     assert made == message(text, list(range(len(text))), name, [F, WEATHER], **more)
     if bound:
         return
     reply = get_format(name).parse(text, thinking_open=opened, tools=[F, WEATHER])
+    reply = without_repeats(reply) if distinct else reply
     good = [(c.name, dict(c.arguments)) for c in reply.calls if not c.error and c.name in ("f", "get_weather")]
     assert read(made)["calls"] == good
     if not good and reply.calls:

@@ -174,5 +174,6 @@ def answer_key(caller: Caller, max_tokens: int, rules: Rules | None = None) -> d
     return identity(caller) | {
         "calltune": __version__, "max_tokens": max_tokens, "template": caller.template.hash,
         "rules": [rules.choice, rules.parallel] if rules else None,
-        "copied": {tool: list(names) for tool, names in caller.copied.items()},
+        "copied": {tool: list(names) for tool, names in caller.copied.items()}, "said": caller.said,
+        "distinct": caller.distinct,
     }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 from calltune.copying import Copying, copies, vocabulary_of
 from calltune.data.copied import copied_of
+from calltune.data.said import Said, lacking_of, listed_of
 from calltune.engine.adapter import read_adapter
 from calltune.engine.decode import (
     Decoder,
@@ -31,11 +32,12 @@ from calltune.formats.marks import begins_plan
 from calltune.frames import frame_of
 from calltune.functions import tools_from
 from calltune.grammar import Grammar, Rules, check_loose, grammar_of
+from calltune.grounded import Grounded
 from calltune.guide import GrammarGuide
 from calltune.platform.paths import cache_dir, sha256_file
 from calltune.render import prompt_ids
 from calltune.runs import Run, is_run, read_run
-from calltune.schema import Message, Reply, Tool
+from calltune.schema import Message, Reply, Tool, without_repeats
 from calltune.template import Template, choose_template
 
 PLAN_TOKENS = 32  # at a prompt's end, where the mark of a plan may stand
@@ -55,6 +57,8 @@ class Caller:
     run: Run | None = None
     trained: bool = False  # on this template: it writes the mark of a plan also where the template wrote it
     copied: Mapping[str, Sequence[str]] = field(default_factory=dict)  # parameters that take words of what was said
+    said: Said = field(default_factory=dict)  # parameters whose values were said, by kind
+    distinct: bool = False  # a call that a reply makes again is made once
     kept: dict[Any, tuple[Grammar, tuple[Tool, ...]]] = field(default_factory=dict)  # grammars of the last tools
     beginnings: dict[Any, tuple[tuple[int, ...], tuple[Tool, ...]]] = field(default_factory=dict)  # of their prompts
 
@@ -86,8 +90,8 @@ class Caller:
         return self.parse(made[0], open_thinking, offered, grammar)
 
     def freed(self) -> Caller:
-        """The same, whose copied values may be any text."""
-        return replace(self, copied={})
+        """The same, whose values may be any, said or not."""
+        return replace(self, copied={}, said={}, distinct=False)
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -191,14 +195,26 @@ class Caller:
         maker = self._guide_maker(grammar, request)
         return maker() if maker else None
 
-    def _guide_maker(self, grammar: Grammar | None, request: Request | None) -> Callable[[], Guide] | None:
+    def _guide_maker(self, grammar: Grammar | None, request: Request | None) -> Callable[[], Guide | None] | None:
         tokenizer, stop_ids = self.loaded.tokenizer, self.decoder.stop_ids
         bound = partial(GrammarGuide, grammar, tokenizer, stop_ids) if grammar else None
-        if request is None or not (copied := copied_of(self.copied, request[1])):
+        if request is None or not (self.copied or self.said):
             return bound
-        messages, frame = request[0], frame_of(self.template)
+        (messages, tools), frame = request, frame_of(self.template)
+        copied, listed = copied_of(self.copied, tools), listed_of(self.said, tools, messages)
+        lacking = {} if grammar and grammar.must else lacking_of(self.said, tools, messages)
         vocabulary = vocabulary_of(tokenizer, stop_ids)
-        return lambda: Copying(copied, messages, frame, vocabulary, bound() if bound else None)
+
+        def make() -> Guide | None:
+            guide: Any = bound() if bound else None
+            if copied or listed:
+                guide = Copying(copied, messages, frame, vocabulary, guide, listed)
+            if self.said and tools:
+                names = [tool.name for tool in tools]
+                guide = Grounded(lacking, names, frame, tokenizer, vocabulary, guide)
+            return guide
+
+        return make
 
     def _share(self, messages: Sequence[Message], tools: Sequence[Tool], ids: Sequence[int]) -> None:
         """Have the beginning of a prompt in the cache."""
@@ -226,13 +242,14 @@ class Caller:
         """What was generated as a reply; `raw` is the text as it was written."""
         text = self.loaded.tokenizer.decode(generated.ids)
         reply = self.parse_text(text, generated.truncated, open_thinking, tools)
-        return replace(reply, notes=check_loose(reply, grammar, tools)) if grammar else reply
+        return replace(reply, notes=(*reply.notes, *check_loose(reply, grammar, tools))) if grammar else reply
 
     def parse_text(
         self, text: str, truncated: bool = False, open_thinking: bool = False, tools: Sequence[Tool] = ()
     ) -> Reply:
         """A reply's text, as `stream` gives it, as a reply."""
         reply = get_format(self.template.format).parse(text, thinking_open=open_thinking, tools=tools)
+        reply = without_repeats(reply) if self.distinct else reply
         return replace(reply, truncated=truncated)
 
     def read_again(self, request: Request, text: str, truncated: bool) -> Reply:
@@ -325,8 +342,9 @@ def make_caller(loaded: LoadedModel, template: Template, run: Run | None = None)
     """A caller from a model in memory. Replies end at the template's stop token as well as the model's own."""
     stop = loaded.tokenizer.encode(template.stop) if template.stop else []
     ids = loaded.tokenizer.stop_ids | (set(stop) if len(stop) == 1 else set())
-    copied = run.record.get("copied", {}) if run and copies(template) else {}
-    return Caller(loaded, template, Decoder(loaded.model, frozenset(ids)), run, run is not None, copied)
+    record = run.record if run and copies(template) else {}
+    return Caller(loaded, template, Decoder(loaded.model, frozenset(ids)), run, run is not None,
+                  record.get("copied", {}), record.get("said", {}), record.get("distinct", False))  # fmt: skip
 
 
 def as_tools(value: Any) -> tuple[Tool, ...]:

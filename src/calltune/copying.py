@@ -167,14 +167,15 @@ class Copying:
 
     def __init__(
         self, copied: Copied, messages: Sequence[Message], frame: Frame, vocabulary: Vocabulary,
-        inner: GrammarGuide | None = None,
+        inner: GrammarGuide | None = None, listed: Copied | None = None,
     ) -> None:  # fmt: skip
-        self.copied, self.vocabulary, self.inner = copied, vocabulary, inner
+        """`listed`: parameters that can only be one of these texts (data/said.py)."""
+        self.copied, self.vocabulary, self.inner, self.listed = copied, vocabulary, inner, listed or {}
         self.said = [Source.said(text) for text in spoken(messages)]
         self.head = re.compile(JSON_HEAD if frame.quoted else re.escape(frame.before) + NAME + re.escape(frame.after))
         self.written = b""
         self.freed = -1  # where a value begins that nothing said goes on with
-        self.first: dict[tuple[bytes, ...], set[int]] = {}  # tokens that a value may begin with, by what none says
+        self.first: dict[tuple[bytes, ...], set[int]] = {}  # tokens that a value may begin with, by its sources
 
     @property
     def finished(self) -> bool:
@@ -212,14 +213,14 @@ class Copying:
 
     def _own(self, text: Text, sources: Sequence[Source]) -> NDArray[np.bool_]:
         """The tokens that go on with words of the conversation in a value that is under way."""
-        value, unsaid = text.bytes, tuple(source.text for source in sources[len(self.said) :])
-        tokens = None if value else self.first.get(unsaid)
+        value, key = text.bytes, tuple(source.text for source in sources)
+        tokens = None if value else self.first.get(key)
         if tokens is None:
             tokens = set()
             for source, start in self._found(sources, text):
                 tokens.update(self._going_on(source, start, start + len(value)))
         if not value:
-            self.first[unsaid] = tokens
+            self.first[key] = tokens
         allowed = np.zeros(len(self.vocabulary.texts), np.bool_)
         allowed[list(tokens)] = True
         return allowed
@@ -228,18 +229,24 @@ class Copying:
         """The copied values of the last call that end beyond a number of bytes: where each begins, and what it may
         be taken from."""
         heads = list(self.head.finditer(written.decode("utf-8", "surrogateescape")))
-        if not heads or heads[-1][1] not in self.copied:
+        parameters = self._sources(heads[-1][1]) if heads else {}
+        if not parameters:
             return
-        parameters, arguments = self.copied[heads[-1][1]], heads[-1].string[heads[-1].end() :]
+        arguments = heads[-1].string[heads[-1].end() :]
         for text in texts_in(arguments):
             if text.parameter not in parameters:
                 continue
             end = len(written) - len(arguments[text.end :].encode("utf-8", "surrogateescape"))
             begin = end - len(text.bytes) - (not text.open)
             if end > beyond and begin != self.freed:
-                sources = [*self.said, *map(Source.whole, parameters[text.parameter])]
+                sources = parameters[text.parameter]
                 if any(source.starts for source in sources):
                     yield begin, text, sources
+
+    def _sources(self, tool: str) -> dict[str, list[Source]]:
+        """What each bound parameter of a tool may be taken from."""
+        found = {name: [*self.said, *map(Source.whole, others)] for name, others in self.copied.get(tool, {}).items()}
+        return found | {name: list(map(Source.whole, texts)) for name, texts in self.listed.get(tool, {}).items()}
 
     def _found(self, sources: Sequence[Source], text: Text) -> Iterator[tuple[Source, int]]:
         """Where in the sources a value may begin as it does, and end where it has."""

@@ -69,6 +69,7 @@ class Grammar:
     watched: bool = False
     begins: str = ""  # pattern: how the part of a call begins that is watched
     strings: str = ""  # what stands around strings, where that is no quote
+    must: bool = False  # a call has to come
 
 
 def grammar_of(
@@ -104,7 +105,8 @@ def grammar_of(
         head = f"{around[0]} {literal(name)} {around[1]}" if frame.mark else ""
         lines.append(f"call_{i}: {head} {expression} {spelled(frame.end, tokenizer)}")
     lines += _start(frame, offered, rules, plan, tokenizer)
-    return Grammar("\n".join(lines) + "\n", loose, watched, frame.begins, frame.strings)
+    must = rules.named or rules.choice == "required"
+    return Grammar("\n".join(lines) + "\n", loose, watched, frame.begins, frame.strings, must)
 
 
 def _start(frame: Frame, offered: Sequence[Tool], rules: Rules, plan: str, tokenizer: Tokenizer) -> list[str]:

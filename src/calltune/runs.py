@@ -24,6 +24,7 @@ from calltune.checkpoints import Checkpoint, drop_from, sweep, write_checkpoint
 from calltune.data.copied import copied_parameters
 from calltune.data.phrasing import content_key
 from calltune.data.readers import load_conversations
+from calltune.data.said import repeats_no_call, said_parameters
 from calltune.engine.load import LoadedModel
 from calltune.errors import InputError
 from calltune.metrics import FILE as METRICS
@@ -40,6 +41,7 @@ from calltune.template import Template
 from calltune.tokenizer import TOKENIZER_FILES
 
 VERSION = 1
+LEARNT = ("copied", "said", "distinct")  # what all training rows have in common, to which replies then keep
 ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
 
 
@@ -142,7 +144,7 @@ class RunWriter:
         note = {"update": found.update, "time": now()} | ({"changed": changed} if changed else {})
         self.record = self.before | {"state": "training", "resumes": [*self.before.get("resumes", []), note]}
         if changed:
-            keys = ("settings", "hashes", "row_hashes", "data", "template", "golden_prompt", "copied")
+            keys = ("settings", "hashes", "row_hashes", "data", "template", "golden_prompt", *LEARNT)
             self.record |= {key: record[key] for key in keys}
         with (self.folder / METRICS).open("ab") as file:
             file.truncate(int(found.state["metrics_bytes"]))
@@ -216,6 +218,7 @@ def record_of(
                  **({"manifest": dict(parts.manifest)} if parts.manifest else {})},
         "row_hashes": {"data": " ".join(row_hashes(prepared.train)), "valid": " ".join(row_hashes(prepared.valid))},
         "golden_prompt": list(prepared.golden_prompt), "copied": copied_parameters(parts.train),
+        "said": said_parameters(parts.train), "distinct": repeats_no_call(parts.train),
         "settings": to_dict(settings) | places(settings), "machine": here.to_dict(), "versions": here.versions,
     }  # fmt: skip
 

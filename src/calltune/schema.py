@@ -162,6 +162,19 @@ class Reply:
         return Message("assistant", self.content, self.thinking, tuple(c for c in self.calls if not c.error))
 
 
+def without_repeats(reply: Reply) -> Reply:
+    """The reply with each of its calls once; a note tells of those that came again."""
+    seen, calls, notes = set[str](), list[ToolCall](), list(reply.notes)
+    for call in reply.calls:
+        key = json.dumps([call.name, dict(call.arguments)], sort_keys=True, default=str)
+        if not call.error and key in seen:
+            notes.append(f"{call.name}: the same call came again and is made once")
+        else:
+            calls.append(call)
+        seen.add(key)
+    return replace(reply, calls=tuple(calls), notes=tuple(notes)) if len(calls) < len(reply.calls) else reply
+
+
 def numbered(reply: Reply, messages: Sequence[Message]) -> Reply:
     """The reply with an id for each call that no other call of the conversation has."""
     used = {call.id for message in messages for call in message.calls}

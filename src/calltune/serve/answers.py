@@ -45,7 +45,7 @@ class Exchange:
 
     def begin(self, prompt: Prompt) -> None:
         """Before any text; where the request waited in the queue, maybe after the answer has begun."""
-        self.deltas = deltas_of(self.asked.work, self.format, prompt.opened)
+        self.deltas = deltas_of(self.asked.work, self.format, prompt.opened, prompt.distinct)
 
     def feed(self, text: str) -> list[Delta]:
         if self.first and text:

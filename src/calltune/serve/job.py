@@ -69,8 +69,8 @@ class Job:
         writing = Writing(caller.decoder.stop_ids, limit, guide, work.sampling.sampler())
         self.joining = Joining(writing, ids, caller.beginning(work.messages, self.tools, ids))
         if work.stop:
-            self.watched = deltas_of(work, caller.template.format, self.opened)
-        self._call(lambda: self.listener.prompt(len(ids), self.opened))
+            self.watched = deltas_of(work, caller.template.format, self.opened, caller.distinct)
+        self._call(lambda: self.listener.prompt(len(ids), self.opened, caller.distinct))
 
     def _grammar(self) -> Grammar | None:
         rules, schema = self.work.rules, self.work.schema
@@ -134,7 +134,8 @@ class Job:
         if self.work.schema is not None and self.grammar is not None:
             return read_json_reply(self.text, self.grammar, self.work.schema)
         reply = caller.parse_text(self.text, open_thinking=self.opened, tools=self.tools)
-        return replace(reply, notes=check_loose(reply, self.grammar, self.tools)) if self.grammar else reply
+        notes = check_loose(reply, self.grammar, self.tools) if self.grammar else ()
+        return replace(reply, notes=(*reply.notes, *notes))
 
     def _call(self, tell: Callable[[], object]) -> None:
         """Tells a listener; one that fails is told nothing more."""

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from calltune.formats import get_format
 from calltune.formats.marks import CALLS, HEADS, first_mark, plan_marks, safe_end
-from calltune.schema import Reply, Tool, ToolCall, find_tool
+from calltune.schema import Reply, Tool, ToolCall, find_tool, without_repeats
 from calltune.serve.parts import Arguments, Delta, Part
 from calltune.serve.work import Work
 
@@ -42,6 +42,7 @@ class Deltas:
     json: bool = False
     stops: tuple[str, ...] = ()
     tell_unread: bool = True  # a call that cannot be read is content
+    distinct: bool = False  # a call that comes again is made once, so only the first is sent before it is whole
     new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}"
     text: str = ""
     fed: int = 0  # characters
@@ -159,6 +160,9 @@ class Deltas:
         deltas: list[Delta] = []
         while True:
             if not self.writing.depth:
+                if self.distinct and self.begun:
+                    self.writing = None
+                    return deltas + self._wholes()
                 head = HEADS[self.format].search(self.text, self.at)
                 if not head:
                     return deltas
@@ -204,7 +208,8 @@ class Deltas:
     # ---- the end ------------------------------------------------------------------------------------------------
 
     def _parse(self, text: str) -> Reply:
-        return get_format(self.format).parse(text, thinking_open=self.opened, tools=self.tools)
+        reply = get_format(self.format).parse(text, thinking_open=self.opened, tools=self.tools)
+        return without_repeats(reply) if self.distinct else reply
 
     def _rest(self) -> list[Delta]:
         """All that waited for the whole text: further calls, and as content what is none or cannot be read."""
@@ -236,10 +241,12 @@ class Deltas:
         return deltas
 
 
-def deltas_of(work: Work, format: str, opened: bool) -> Deltas:
-    """Those of the reply to a request. `opened`: its prompt ends with the mark that begins a plan."""
+def deltas_of(work: Work, format: str, opened: bool, distinct: bool = False) -> Deltas:
+    """Those of the reply to a request. `opened`: its prompt ends with the mark that begins a plan; `distinct`: a call
+    that comes again is made once."""
     bare = work.schema is not None  # then nothing but JSON comes, also after such a mark
-    return Deltas(format, work.tools, work.calls, work.rules is not None, opened and not bare, bare, work.stop)
+    return Deltas(format, work.tools, work.calls, work.rules is not None, opened and not bare, bare, work.stop,
+                  distinct=distinct)  # fmt: skip
 
 
 def _name(written: str) -> str | None:

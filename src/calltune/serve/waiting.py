@@ -15,10 +15,12 @@ Receive = Any
 
 @dataclass(frozen=True)
 class Prompt:
-    """The reply has begun: the prompt's tokens were counted. `opened`: the prompt begins the plan."""
+    """The reply has begun: the prompt's tokens were counted. `opened`: the prompt begins the plan; `distinct`: a call
+    that comes again is made once."""
 
     tokens: int
     opened: bool = False
+    distinct: bool = False
 
 
 Event = Prompt | str | Made | Exception  # a text is a piece of the reply; the last two end it
@@ -31,8 +33,8 @@ class Inbox:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
-    def prompt(self, tokens: int, opened: bool = False) -> None:
-        self._put(Prompt(tokens, opened))
+    def prompt(self, tokens: int, opened: bool = False, distinct: bool = False) -> None:
+        self._put(Prompt(tokens, opened, distinct))
 
     def piece(self, text: str) -> None:
         self._put(text)

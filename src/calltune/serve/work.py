@@ -44,8 +44,9 @@ class Made:
 class Listener(Protocol):
     """Told of one reply, in the model's thread: pieces of raw text, then the whole or what went wrong, once."""
 
-    def prompt(self, tokens: int, opened: bool = False) -> None:
-        """The prompt's length, and whether it ends with the mark that begins a plan."""
+    def prompt(self, tokens: int, opened: bool = False, distinct: bool = False) -> None:
+        """The prompt's length, whether it ends with the mark that begins a plan, and whether a call that comes again
+        is made once."""
 
     def piece(self, text: str) -> None: ...
 
