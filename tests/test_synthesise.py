@@ -19,7 +19,7 @@ from calltune.data.slots import draw, pools
 from calltune.data.synthesise import Splits, synthesise
 from calltune.errors import InputError
 from calltune.functions import tool_from
-from calltune.schema import Conversation, validate_call
+from calltune.schema import Conversation, Tool, validate_call
 
 LEAST = {"train": 14, "valid": 3, "test": 5}
 
@@ -204,6 +204,17 @@ def test_two_calls_from_one_template() -> None:
     filled = fill(template, table, tool, "test", random.Random(0))
     assert [call["state"] for call in filled.arguments] == ["on", "off"]
     assert filled.arguments[0]["room"] != filled.arguments[1]["room"]
+
+
+def test_nobody_asks_for_the_same_call_twice(splits: Splits) -> None:
+    several = [m.calls for rows in (splits.train, splits.valid, splits.test) for r in rows for m in r.messages[1:2]]
+    assert sum(len(calls) > 1 for calls in several) > 20
+    assert [calls for calls in several if len(calls) > 1 and calls[0] == calls[1]] == []
+    table = read_table("words: {n: {1: [one], 2: [two]}}\npair:\n  train: |\n    {n} and {n#2}\n    {n} twice", "t")
+    tool = Tool("t", "", {"type": "object", "properties": {"n": {"type": "integer"}}})
+    for seed in range(20):
+        first, twice = (fill(one, table, tool, "train", random.Random(seed)) for one in table.of("pair", "train"))
+        assert first.text in ("one and two", "two and one") and len(twice.arguments) == 1
 
 
 def test_a_table_with_an_unknown_slot_is_refused() -> None:

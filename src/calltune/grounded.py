@@ -26,6 +26,7 @@ from calltune.guide import GrammarGuide
 from calltune.tokenizer import Tokenizer
 
 SEVERAL = "|".join(NUMBERS[2:])
+LONGEST = 1000  # bytes of a reply, behind which no plan is looked for
 AFTER_NAME = (b",", b", ", b".", b".\n")  # what may follow a name in a plan, as tokens have it
 
 
@@ -52,7 +53,10 @@ class Grounded:
 
     def mask(self) -> NDArray[np.bool_] | None:
         """Which tokens may come next; None: any."""
-        given, text = self.inner.mask() if self.inner else None, self._text()
+        given = self.inner.mask() if self.inner else None
+        if len(self.written) > LONGEST:
+            return given
+        text = self._text()
         one, several = self.one.fullmatch(text), self.several.fullmatch(text)
         if one:
             own = self._naming(one[1].encode(), self.names)
@@ -67,7 +71,8 @@ class Grounded:
     def takes(self, token: int) -> bool:
         """Goes on with a token; False, and nothing has changed, where `inner` refuses it, or it begins a call though
         the plan is to ask."""
-        if (self.asked and self._begins_call(token)) or (self.inner and not self.inner.takes(token)):
+        looked_at = self.asked and len(self.written) <= LONGEST
+        if (looked_at and self._begins_call(token)) or (self.inner and not self.inner.takes(token)):
             return False
         self.written += self.vocabulary.text(token)
         return True
@@ -75,7 +80,7 @@ class Grounded:
     def forced(self) -> list[int]:
         tokens = self.inner.forced() if self.inner else []
         self.written += b"".join(map(self.vocabulary.text, tokens))
-        if self.lacking and (found := self.settled.fullmatch(self._text())):
+        if self.lacking and len(self.written) <= LONGEST and (found := self.settled.fullmatch(self._text())):
             self.asked, asked = True, ask_plan(found[1], self.lacking[found[1]])
             for token in self.tokenizer.encode(asked if found[2] else "\n" + asked):
                 if not self.takes(token):  # a grammar that has no room for it

@@ -67,13 +67,20 @@ def make_report(
 
 
 def copying_note(caller: Caller) -> list[str]:
-    """A sentence about values that could only be words of the request."""
-    if not caller.copied:
-        return []
-    count = sum(map(len, caller.copied.values()))
-    return [f"For {count} parameter{'s' if count > 1 else ''} every training row took the value word for word from "
-            "the conversation; the run's answers, not a base model's, could only say words of it (--no-copying "
-            "measures without)."]  # fmt: skip
+    """Sentences about what the run's replies keep to as all training rows do."""
+    notes, copied = list[str](), sum(map(len, caller.copied.values()))
+    if copied:
+        notes.append(f"For {copied} parameter{'s' if copied > 1 else ''} every training row took the value word for "
+                     "word from the conversation; the run's answers, not a base model's, could only say words of "
+                     "it (--no-copying measures without).")  # fmt: skip
+    if said := sum(map(len, caller.said.values())):
+        notes.append(f"For {said} parameter{'s' if said > 1 else ''} (numbers, dates, times, words of a closed set) "
+                     "the value was said in every training row; the run's plans asked for a number, date or time "
+                     "that nobody said (--no-copying measures without).")  # fmt: skip
+    if caller.distinct:
+        notes.append("No training row makes the same call twice in a reply; the run's answers made such a call once "
+                     "(--no-copying measures without).")  # fmt: skip
+    return notes
 
 
 def method_of(

@@ -142,8 +142,8 @@ class EvalSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16", "quantized"] = _help("precision of the base", "auto")
     decoding: Literal["free", "constrained", "both"] = _help(
         "constrained: only calls that fit their tools; both: free first, as 'before'", "free")  # fmt: skip
-    copying: bool = _help("values that all training rows took word for word from the conversation can only be words "
-                          "of it", True)  # fmt: skip
+    copying: bool = _help("replies keep to what was said as all training rows do: copied values are words of the "
+                          "conversation, and what nobody said is asked for", True)  # fmt: skip
 
     def __post_init__(self) -> None:
         _check_ranges(self, "eval")

@@ -44,8 +44,8 @@ def add_generation_flags(parser: argparse.ArgumentParser, *, constrained: bool =
 
 def add_copying_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-copying", dest="copying", action="store_false",
-                        help="free the values that all training rows took word for word from the conversation: else "
-                             "they can only be words of it")  # fmt: skip
+                        help="do not keep replies to what was said as all training rows do: else copied values "
+                             "are words of the conversation, and what nobody said is asked for")  # fmt: skip
 
 
 def load_caller(args: argparse.Namespace, found: Run | None) -> Caller:

@@ -25,6 +25,7 @@ from calltune.schema import Tool
 Kind = Literal["call", "clause", "pair", "ask"]
 KINDS: tuple[Kind, ...] = ("call", "clause", "pair", "ask")
 SLOT = re.compile(r"\{(\w+)(#2)?\}")
+TRIES = 30
 FIELDS = {"slots", "words", "questions", "closing", *KINDS}
 
 
@@ -138,8 +139,19 @@ def fill(
     rng: random.Random,
     used: set[str] | None = None,
 ) -> Filled:
-    """The template with values of the part. `used` holds texts that this request already has."""
+    """The template with values of the part. `used` holds texts that this request already has. Nobody asks for the
+    same call twice, so the second one differs where the template lets it."""
     used = set() if used is None else used
+    for _ in range(TRIES):
+        filled = _fill_once(template, table, tool, part, rng, used)
+        if filled.arguments[0] not in filled.arguments[1:]:
+            break
+    return filled
+
+
+def _fill_once(
+    template: Template, table: PhraseTable, tool: Tool, part: Part, rng: random.Random, used: set[str]
+) -> Filled:
     first: dict[str, Any] = dict(template.fixed)
     second: dict[str, Any] = dict(template.fixed_second)
     texts: dict[tuple[str, bool], str] = {}
