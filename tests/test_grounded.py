@@ -56,7 +56,7 @@ def written(text: str, bound: Grounded, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(done)
 
 
-@pytest.mark.parametrize("begin", ["{mark}\n", "{mark}", "", "\n"])
+@pytest.mark.parametrize("begin", ["{mark}\n", "{mark}", "\n{mark} "])
 @pytest.mark.parametrize("name", LACKING)
 def test_a_plan_that_settles_on_a_function_that_lacks_a_value_asks(begin, name, tokenizer, mark, frame):
     begun = begin.format(mark=mark) + call_plan([ToolCall(name, {})])
@@ -68,7 +68,7 @@ def test_a_plan_that_settles_on_a_function_that_lacks_a_value_asks(begin, name, 
     "text",
     [
         "One call: set.", "One call: timer.", "No call: no tool fits.", ask_plan("play", "song"),
-        "I call set_timer. One call: set_timer.", "One call: set_timer, please.",
+        "I call set_timer. One call: set_timer.", "</think>One call: play.", "One call: set_timer, please.",
     ],
 )  # fmt: skip
 def test_all_other_plans_stay_as_they_are(text, tokenizer, mark, frame):
@@ -118,8 +118,23 @@ def test_what_is_to_be_asked_is_not_called(grammar, tokenizer, template: Templat
         bound = guide(tokenizer, frame, GrammarGuide(made, tokenizer, tokenizer.stop_ids) if grammar else None)
         written(f"{mark}\n{plan}", bound, tokenizer)
         assert all(bound.takes(token) for token in tokenizer.encode(f"\n{frame.think[1]}\n"))
-        begin = tokenizer.encode(frame.mark)[0]
-        assert bound.takes(begin) != refused
+        assert bound.takes(tokenizer.encode(frame.mark)[0]) != refused
+
+
+def test_no_call_is_begun_behind_a_plan_to_ask(tokenizer, frame, mark):
+    for behind in ("\n", f"\n{frame.think[1]}\nWhich one? "):
+        bound = guide(tokenizer, frame)
+        written(f"{mark}\nOne call: play.", bound, tokenizer)
+        assert all(bound.takes(token) for token in tokenizer.encode(behind))
+        assert not all(bound.takes(token) for token in tokenizer.encode(f"{frame.mark}\n"))
+        assert frame.mark.strip().encode() not in bound.written
+
+
+@pytest.mark.parametrize("names", [["fs", "fs.read"], ["a,b", "fs"]])
+def test_names_that_cannot_be_told_from_the_plan_are_left_alone(names, tokenizer, frame, mark):
+    vocabulary = vocabulary_of(tokenizer, tokenizer.stop_ids)
+    text = f"{mark}\nOne call: fs.read.\n"
+    assert written(text, Grounded({"fs": "n"}, names, frame, tokenizer, vocabulary), tokenizer) == text
 
 
 # ---- a caller ----------------------------------------------------------------------------------------------------
@@ -128,7 +143,7 @@ def test_what_is_to_be_asked_is_not_called(grammar, tokenizer, template: Templat
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory) -> Caller:
     said = {name: {"minutes": "number"} for name in NAMES}
-    return replace(load(tiny_model(tmp_path_factory.mktemp("model")), think=False), said=said)
+    return replace(load(tiny_model(tmp_path_factory.mktemp("model"))), said=said)
 
 
 def test_a_request_decides_which_functions_lack_a_value(caller):
@@ -137,10 +152,14 @@ def test_a_request_decides_which_functions_lack_a_value(caller):
         assert isinstance(guide, Grounded)
         return dict(guide.lacking)
 
-    assert lacking("Wake me up") == dict.fromkeys(NAMES, "minutes") and lacking("Wake me up in ten minutes") == {}
+    assert (
+        lacking("Please wake me up") == dict.fromkeys(NAMES, "minutes") and lacking("Wake me up in ten minutes") == {}
+    )
     must = caller.grammar(TOOLS, Rules("required"))
-    guide = caller.guide(must, ((Message("user", "Wake me up"),), TOOLS))
+    guide = caller.guide(must, ((Message("user", "Please wake me up"),), TOOLS))
     assert must and must.must and isinstance(guide, Grounded) and guide.lacking == {}
+    plain = replace(caller, template=replace(caller.template, think_instruction=None))
+    assert not isinstance(plain.guide(None, ((Message("user", "Please wake me up"),), TOOLS)), Grounded)
     assert caller.freed().guide(None, ((Message("user", "Wake me up"),), TOOLS)) is None
 
 

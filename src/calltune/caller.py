@@ -209,7 +209,7 @@ class Caller:
             guide: Any = bound() if bound else None
             if copied or listed:
                 guide = Copying(copied, messages, frame, vocabulary, guide, listed)
-            if self.said and tools:
+            if self.said and tools and self.template.think_instruction is not None:
                 names = [tool.name for tool in tools]
                 guide = Grounded(lacking, names, frame, tokenizer, vocabulary, guide)
             return guide
@@ -291,8 +291,8 @@ def load(
     copying: bool = True,
 ) -> Caller:
     """A run (template, format and adapter come with it) or a base model, ready to call. `keep_prefixes`: the work on
-    the tools' part of prompts is kept on disk for the next process. `copying`: values that all training rows took
-    word for word from the conversation can only be words of it (calltune.copying). Raises InputError."""
+    the tools' part of prompts is kept on disk for the next process. `copying`: replies keep to what was said
+    as all training rows do (docs/formats.md). Raises InputError."""
     run = name if isinstance(name, Run) else None
     if not isinstance(name, Run):
         run = find_run(name)

@@ -105,7 +105,7 @@ def grammar_of(
         head = f"{around[0]} {literal(name)} {around[1]}" if frame.mark else ""
         lines.append(f"call_{i}: {head} {expression} {spelled(frame.end, tokenizer)}")
     lines += _start(frame, offered, rules, plan, tokenizer)
-    must = rules.named or rules.choice == "required"
+    must = bool(rules.named) or rules.choice == "required"
     return Grammar("\n".join(lines) + "\n", loose, watched, frame.begins, frame.strings, must)
 
 

@@ -26,6 +26,7 @@ from calltune.guide import GrammarGuide
 from calltune.tokenizer import Tokenizer
 
 SEVERAL = "|".join(NUMBERS[2:])
+PLAN_MARKS = frozenset(".,\n")
 LONGEST = 1000  # bytes of a reply, behind which no plan is looked for
 AFTER_NAME = (b",", b", ", b".", b".\n")  # what may follow a name in a plan, as tokens have it
 
@@ -38,11 +39,15 @@ class Grounded:
         self, lacking: Mapping[str, str], names: Sequence[str], frame: Frame, tokenizer: Tokenizer,
         vocabulary: Vocabulary, inner: Copying | GrammarGuide | None = None,
     ) -> None:  # fmt: skip
-        self.lacking, self.tokenizer, self.vocabulary, self.inner = lacking, tokenizer, vocabulary, inner
-        self.names, self.callable = list(names), [name for name in names if name not in lacking]
-        self.frame, self.asked = frame, False
-        begin = rf"\s*(?:{re.escape(frame.think[0])})?\s*"
-        self.settled = re.compile(rf"{begin}One call: ({'|'.join(map(re.escape, lacking))})\.(\s*)")
+        self.tokenizer, self.vocabulary, self.inner, self.frame = tokenizer, vocabulary, inner, frame
+        # A name with a mark of the plan in it cannot be told from the plan.
+        self.names = [] if any(PLAN_MARKS & set(name) for name in names) else list(names)
+        self.lacking = {name: value for name, value in lacking.items() if name in self.names}
+        able = [name for name in self.names if name not in lacking]
+        self.callable = able if len(able) > 1 else self.names  # with one alone, it would be made up twice
+        self.asked = -1  # up to where a plan to ask was written; -1: none
+        begin = rf"\s*{re.escape(frame.think[0])}\s*"
+        self.settled = re.compile(rf"{begin}One call: ({'|'.join(map(re.escape, self.lacking))})\.(\s*)")
         self.one = re.compile(rf"{begin}One call:([^.,\n]*)")
         self.several = re.compile(rf"{begin}(?:{SEVERAL}) calls:(?:[^.,\n]*,)*([^.,\n]*)")
         self.written = b""
@@ -54,14 +59,14 @@ class Grounded:
     def mask(self) -> NDArray[np.bool_] | None:
         """Which tokens may come next; None: any."""
         given = self.inner.mask() if self.inner else None
-        if len(self.written) > LONGEST:
+        if len(self.written) > LONGEST or not self.names:
             return given
         text = self._text()
         one, several = self.one.fullmatch(text), self.several.fullmatch(text)
         if one:
             own = self._naming(one[1].encode(), self.names)
         elif several:
-            own = self._naming(several[1].encode(), self.callable or self.names)
+            own = self._naming(several[1].encode(), self.callable)
         else:
             return given
         if given is not None:
@@ -71,8 +76,7 @@ class Grounded:
     def takes(self, token: int) -> bool:
         """Goes on with a token; False, and nothing has changed, where `inner` refuses it, or it begins a call though
         the plan is to ask."""
-        looked_at = self.asked and len(self.written) <= LONGEST
-        if (looked_at and self._begins_call(token)) or (self.inner and not self.inner.takes(token)):
+        if (self.asked >= 0 and self._begins_call(token)) or (self.inner and not self.inner.takes(token)):
             return False
         self.written += self.vocabulary.text(token)
         return True
@@ -81,18 +85,22 @@ class Grounded:
         tokens = self.inner.forced() if self.inner else []
         self.written += b"".join(map(self.vocabulary.text, tokens))
         if self.lacking and len(self.written) <= LONGEST and (found := self.settled.fullmatch(self._text())):
-            self.asked, asked = True, ask_plan(found[1], self.lacking[found[1]])
+            asked = ask_plan(found[1], self.lacking[found[1]])
             for token in self.tokenizer.encode(asked if found[2] else "\n" + asked):
                 if not self.takes(token):  # a grammar that has no room for it
                     break
                 tokens.append(token)
+            self.asked = len(self.written)
         return tokens
 
     def _begins_call(self, token: int) -> bool:
-        """Whether the first thing behind the plan would be a call's mark, or a beginning of it."""
-        _, closed, after = self._text().partition(self.frame.think[1])
-        begun = (after + self.vocabulary.text(token).decode("utf-8", "replace")).lstrip()
-        return bool(closed and begun) and (self.frame.mark.startswith(begun) or begun.startswith(self.frame.mark))
+        """Whether a call's mark would stand behind the plan, or a beginning of it: the first thing there, or of two
+        letters at least."""
+        mark, end = self.frame.mark.strip().encode(), self.frame.think[1].encode()
+        text = self.written[max(self.asked, len(self.written) - 100) :] + self.vocabulary.text(token)
+        first = text.rpartition(end)[2].lstrip() if end in text else b""
+        beginnings = [mark[:stop] for stop in range(2, len(mark))]
+        return mark in text or (first != b"" and mark.startswith(first)) or text.endswith(tuple(beginnings))
 
     def _text(self) -> str:
         return self.written.decode("utf-8", "replace")

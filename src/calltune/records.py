@@ -54,7 +54,7 @@ SHAPE = _object(
     golden_prompt=_list(_COUNT),
     copied=_object(others=_list(_TEXT)),
     distinct=_FLAG,
-    said=_object(others=_object(others={"enum": ["number", "date", "time", "choice"]})),
+    said=_object(others=_object(others={"enum": ["number", "date", "time"]})),
     settings=_object(model=_TEXT, data=_TEXT_OR_NONE, tools=_TEXT_OR_NONE, out=_TEXT, epochs=_NUMBER,
                      iters=_COUNT_OR_NONE),
     calltune=_TEXT,

@@ -73,10 +73,11 @@ def copying_note(caller: Caller) -> list[str]:
         notes.append(f"For {copied} parameter{'s' if copied > 1 else ''} every training row took the value word for "
                      "word from the conversation; the run's answers, not a base model's, could only say words of "
                      "it (--no-copying measures without).")  # fmt: skip
-    if said := sum(map(len, caller.said.values())):
-        notes.append(f"For {said} parameter{'s' if said > 1 else ''} (numbers, dates, times, words of a closed set) "
-                     "the value was said in every training row; the run's plans asked for a number, date or time "
-                     "that nobody said (--no-copying measures without).")  # fmt: skip
+    said = sum(map(len, caller.said.values()))
+    if said and caller.template.think_instruction is not None:
+        notes.append(f"For {said} parameter{'s' if said > 1 else ''} every training row's number, date or time was "
+                     "said; the run's plans asked for one that nobody said (--no-copying measures "
+                     "without).")  # fmt: skip
     if caller.distinct:
         notes.append("No training row makes the same call twice in a reply; the run's answers made such a call once "
                      "(--no-copying measures without).")  # fmt: skip

@@ -166,12 +166,13 @@ def without_repeats(reply: Reply) -> Reply:
     """The reply with each of its calls once; a note tells of those that came again."""
     seen, calls, notes = set[str](), list[ToolCall](), list(reply.notes)
     for call in reply.calls:
-        key = json.dumps([call.name, dict(call.arguments)], sort_keys=True, default=str)
-        if not call.error and key in seen:
+        key = "" if call.error else json.dumps([call.name, dict(call.arguments)], sort_keys=True, default=str)
+        if key in seen:
             notes.append(f"{call.name}: the same call came again and is made once")
-        else:
-            calls.append(call)
-        seen.add(key)
+            continue
+        calls.append(call)
+        if key:
+            seen.add(key)
     return replace(reply, calls=tuple(calls), notes=tuple(notes)) if len(calls) < len(reply.calls) else reply
 
 

@@ -143,9 +143,11 @@ def fill(
     same call twice, so the second one differs where the template lets it."""
     used = set() if used is None else used
     for _ in range(TRIES):
-        filled = _fill_once(template, table, tool, part, rng, used)
+        own = set(used)
+        filled = _fill_once(template, table, tool, part, rng, own)
         if filled.arguments[0] not in filled.arguments[1:]:
             break
+    used |= own
     return filled
 
 

@@ -1,8 +1,8 @@
-"""Parameters whose values somebody says, as the training rows show it: numbers, dates, times, words of a closed set.
+"""What all training rows have in common of what is said: parameters whose numbers, dates and times somebody said, and
+whether a reply makes the same call twice.
 
-Copied texts (data/copied.py) stand word for word in the conversation. These may stand there in another form (`three`,
-`March 5, 2026`; data/told.py), and can be listed: what of a kind was said is all that a call may hold, and where no
-number, date or time was, a function that needs one cannot be called yet.
+Copied texts (data/copied.py) stand word for word in the conversation. These values may stand there in another form
+(`three`, `March 5, 2026`; data/told.py). Where nobody said one, a function that needs it cannot be called yet.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from calltune.data.copied import FEWEST, spoken
-from calltune.data.told import Kind, Value, is_hinted, kind_of, values_told
+from calltune.data.told import Kind, Value, kind_of, may_tell, values_told
 from calltune.schema import Conversation, Message, Reply, Tool, find_tool, without_repeats
 
 Said = Mapping[str, Mapping[str, Kind]]  # tool -> parameter -> kind
-LACKED: frozenset[Kind] = frozenset({"number", "date", "time"})
-INSIDE = frozenset({"anyOf", "oneOf", "allOf", "$ref", "const", "items", "properties"})
+TYPES: Mapping[Kind, tuple[str, ...]] = {"number": ("integer", "number"), "date": ("string",), "time": ("string",)}
 
 
 def said_parameters(conversations: Sequence[Conversation]) -> dict[str, dict[str, Kind]]:
@@ -26,7 +25,7 @@ def said_parameters(conversations: Sequence[Conversation]) -> dict[str, dict[str
     times, free = Counter[tuple[str, str]](), set[tuple[str, str]]()
     kinds: dict[tuple[str, str], Kind] = {}
     for conversation in conversations:
-        said: list[str] = []
+        heard = _Heard()
         for message in conversation.messages:
             for call in message.calls:
                 tool = find_tool(conversation.tools, call.name)
@@ -34,11 +33,11 @@ def said_parameters(conversations: Sequence[Conversation]) -> dict[str, dict[str
                     key, schema = (call.name, name), tool.properties.get(name) if tool else None
                     if key in free or _is_default(value, schema):
                         continue
-                    kind = _kind_told(value, schema, said)
+                    kind = heard.kind(value, schema)
                     if kind is None or kinds.setdefault(key, kind) != kind:
                         free.add(key)
                     times[key] += 1
-            said += spoken([message])
+            heard.texts += spoken([message])
     found: dict[str, dict[str, Kind]] = {}
     for (tool_name, name), kind in sorted(kinds.items()):
         if times[tool_name, name] >= FEWEST and (tool_name, name) not in free:
@@ -53,60 +52,60 @@ def repeats_no_call(conversations: Sequence[Conversation]) -> bool:
 
 
 def listed_of(said: Said, tools: Sequence[Tool], messages: Sequence[Message]) -> dict[str, dict[str, Sequence[str]]]:
-    """Of each tool the parameters that can only be one of these texts: those said, and the default."""
+    """Of each tool the dates and times that can only be one of these texts: those said, where none may have been said
+    in other words, and the default."""
     texts, found = spoken(messages), dict[str, dict[str, Sequence[str]]]()
+    told: dict[Kind, tuple[str, ...]] = {"date": _all_told(texts, "date"), "time": _all_told(texts, "time")}
     for tool in tools:
         for name, kind, schema in _known(said, tool):
-            if kind != "number" and not _is_open(texts, kind) and (values := _told(texts, kind, schema)):
+            if words := told.get(kind):
                 default = schema.get("default")
-                words = [*values, default] if isinstance(default, str) else values
-                found.setdefault(tool.name, {})[name] = tuple(map(str, words))
+                found.setdefault(tool.name, {})[name] = (*words, *([default] if isinstance(default, str) else []))
     return found
 
 
 def lacking_of(said: Said, tools: Sequence[Tool], messages: Sequence[Message]) -> dict[str, str]:
-    """The tools that cannot be called with what was said, and which required value each lacks. A word of a closed set
-    may be meant by any other word (`grams` for `g`, `notes` for `cash`), so no tool lacks one."""
+    """The tools that cannot be called with what was said, and which required value each lacks."""
     texts, found = spoken(messages), dict[str, str]()
+    told = {kind: any(may_tell(text, kind) or [*values_told(text, kind)] for text in texts) for kind in TYPES}
     for tool in tools:
-        required = tool.parameters.get("required")
         for name, kind, schema in _known(said, tool):
-            needed = isinstance(required, list) and name in required
-            if needed and kind in LACKED and not _is_open(texts, kind) and not _told(texts, kind, schema):
+            if name in tool.required and "default" not in schema and not told[kind]:
                 found.setdefault(tool.name, name)
     return found
 
 
-def _kind_told(value: Any, schema: Any, said: Sequence[str]) -> Kind | None:
-    """The kind of a value that was said."""
-    if not isinstance(schema, Mapping) or not _is_plain(schema):
-        return None
-    kind = kind_of(value, schema)
-    return kind if kind and value in _told(said, kind, schema) else None
+def _all_told(texts: Sequence[str], kind: Kind) -> tuple[str, ...]:
+    """The values of a kind that texts say; none where they may say others."""
+    if any(may_tell(text, kind) for text in texts):
+        return ()
+    return tuple(dict.fromkeys(str(value) for text in texts for value in values_told(text, kind)))
 
 
-def _told(texts: Sequence[str], kind: Kind, schema: Mapping[str, Any]) -> list[Value]:
-    """The values that stand in the texts, each once, in the order in which they were said."""
-    words = schema.get("enum", ())
-    return list(dict.fromkeys(value for text in texts for value in values_told(text, kind, words)))
+class _Heard:
+    """The texts of a conversation so far, and the values in them, each text read once."""
 
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.read: dict[Kind, tuple[int, set[Value]]] = {}
 
-def _is_open(texts: Sequence[str], kind: Kind) -> bool:
-    """Whether such a value may have been said in words that are not read here: then it is free."""
-    return any(is_hinted(text, kind) for text in texts)
+    def kind(self, value: Any, schema: Any) -> Kind | None:
+        """The kind of a value that was said; None for any other."""
+        kind = kind_of(value, schema) if isinstance(schema, Mapping) else None
+        if kind is None:
+            return None
+        count, values = self.read.get(kind, (0, set()))
+        values.update(told for text in self.texts[count:] for told in values_told(text, kind))
+        self.read[kind] = len(self.texts), values
+        return kind if value in values else None
 
 
 def _known(said: Said, tool: Tool) -> Iterator[tuple[str, Kind, Mapping[str, Any]]]:
     """The parameters of this tool, which may be another one of the same name, whose values are of the kind."""
     for name, kind in said.get(tool.name, {}).items():
         schema = tool.properties.get(name)
-        if isinstance(schema, Mapping) and _is_plain(schema) and ("enum" in schema) == (kind == "choice"):
+        if isinstance(schema, Mapping) and "enum" not in schema and schema.get("type") in TYPES[kind]:
             yield name, kind, schema
-
-
-def _is_plain(schema: Mapping[str, Any]) -> bool:
-    """Whether the schema says of one value what it is, and not by way of others."""
-    return INSIDE.isdisjoint(schema)
 
 
 def _is_default(value: Any, schema: Any) -> bool:

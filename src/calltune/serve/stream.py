@@ -232,7 +232,8 @@ class Deltas:
             content = self.content.sent + self.text[self.at :]
         self.content.waits = ""
         deltas += self.content.add(content[len(self.content.sent) :])
-        for raw in unread if self.tell_unread else ():
+        half = self.distinct and self.bound and self.begun  # a call that the limit cut
+        for raw in unread if self.tell_unread and not half else ():
             deltas += self.content.add(f"\n{raw}")
         deltas += self.content.end()
         empty = not self.begun and not self.content.sent and not self.stopped
