@@ -27,7 +27,7 @@ from calltune.template import Template
 from calltune.tokenizer import Tokenizer
 
 # A piece of JSON; a text may be open to the end.
-PIECE = re.compile(r'"((?:[^"\\]|\\(?:.|\Z))*+)("?)|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+PIECE = re.compile(r'"((?:[^"\\]++|\\(?:.|\Z))*)("?)|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 JSON_HEAD = r'\{\s*"name"\s*:\s*"([^"]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*'
 NAME = r"(?<![^\s\[\](){}])([^\s\[\](){}]+)"  # from its first letter only: not once more from each of a long text
 SPACE = "\u2581"

@@ -17,7 +17,7 @@ from calltune.guarding import guard
 from calltune.tokenizer import Tokenizer
 
 # A string, a bracket, a comma, a number with an exponent or of many digits.
-PART = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|-?\d[\d.]*(?:[eE][+-]?\d+)?', re.DOTALL)
+PART = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"|[{}\[\],:]|-?\d[\d.]*(?:[eE][+-]?\d+)?', re.DOTALL)
 
 
 class GrammarGuide:

@@ -24,7 +24,7 @@ KEPT = 1000  # bytes of a row that is too large, to show which it was
 BLOCK = 1 << 16
 SPACE = " \t\r\n"
 Text = bytes | str | Problem  # of a row that is not read yet; or why there is none
-TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],"]', re.DOTALL)
+TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"|[{}\[\],"]', re.DOTALL)
 
 
 @dataclass(frozen=True)

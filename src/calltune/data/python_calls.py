@@ -10,7 +10,7 @@ from typing import Any
 
 from calltune.formats.literals import read_value
 
-STRING = re.compile(r""" "(?:[^"\\]|\\.)*+" | '(?:[^'\\]|\\.)*+' """, re.DOTALL | re.VERBOSE)
+STRING = re.compile(r""" "[^"\\]*+(?:\\.[^"\\]*+)*" | '[^'\\]*+(?:\\.[^'\\]*+)*' """, re.DOTALL | re.VERBOSE)
 NAME = re.compile(r"\s*([^\s()\[\]{}'\"=,][^()\[\]{}'\"=,]*?)\s*\(")
 LIST = re.compile(r"\s*\[\s*[^\s()\[\]{}'\"=,][^()\[\]{}'\"=,]*\(.*\)\s*\]\s*", re.DOTALL)
 DEEP = 100

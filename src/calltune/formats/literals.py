@@ -16,7 +16,7 @@ MAX_LITERAL = 2_000_000  # characters given to Python's parser, which needs abou
 
 # A string of either quote, a bracket, or a quote that never closes. Possessive: linear in the text.
 TOKEN = re.compile(
-    r""" "[^"\\]*+(?:\\.[^"\\]*+)*+" | '[^'\\]*+(?:\\.[^'\\]*+)*+' | [{}\[\]"'] """, re.DOTALL | re.VERBOSE
+    r""" "[^"\\]*+(?:\\.[^"\\]*+)*" | '[^'\\]*+(?:\\.[^'\\]*+)*' | [{}\[\]"'] """, re.DOTALL | re.VERBOSE
 )
 NAMES = {"None": None, "True": True, "False": False, "null": None, "true": True, "false": False}
 
@@ -100,10 +100,11 @@ def _why_not_json(text: str) -> str:
 
 
 _NOT = object()
+# No group is repeated possessively here or elsewhere: Python before 3.11.5 then matches what it should not (gh-101955).
 # Three alternatives: a run without a double quote or backslash, in which each apostrophe is the end of a string; a
 # string of either quote that is not so plain. What is in none of them stays as it is, and is no JSON.
 _PYTHON_PIECE = re.compile(
-    r""" ((?:[^'"\\]++|'[^'"\\\n]*+')++) | "[^"\\\n]*+(?:\\.[^"\\\n]*+)*+" | '[^'\\\n]*+(?:\\.[^'\\\n]*+)*+' """,
+    r""" ((?:[^'"\\]++|'[^'"\\\n]*+')+) | "[^"\\\n]*+(?:\\.[^"\\\n]*+)*" | '[^'\\\n]*+(?:\\.[^'\\\n]*+)*' """,
     re.VERBOSE,
 )
 _PYTHON_NAME = re.compile(r"\b(?:None|True|False)\b")

@@ -28,7 +28,7 @@ HEAD = re.compile(r"\s*([^\W\d][\w.\-]*)\s*\(")
 LIST = r"\[\s*(?=[^\W\d][\w.\-]*\s*\()"
 OPENS = rf"{re.escape(OPEN)}|<\|python_start\|>\s*(?=\[)|{LIST}"
 PART = re.compile(  # a string, a bracket, a comma, or a quote that never closes
-    r""" "[^"\\]*+(?:\\.[^"\\]*+)*+" | '[^'\\]*+(?:\\.[^'\\]*+)*+' | [{}\[\](),"'] """, re.DOTALL | re.VERBOSE
+    r""" "[^"\\]*+(?:\\.[^"\\]*+)*" | '[^'\\]*+(?:\\.[^'\\]*+)*' | [{}\[\](),"'] """, re.DOTALL | re.VERBOSE
 )
 
 
