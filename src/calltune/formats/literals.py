@@ -100,7 +100,7 @@ def _why_not_json(text: str) -> str:
 
 
 _NOT = object()
-# No group is repeated possessively here or elsewhere: Python before 3.11.5 then matches what it should not (gh-101955).
+# No group is repeated possessively here or elsewhere: Python before 3.11.5 then matches wrongly (gh-101955).
 # Three alternatives: a run without a double quote or backslash, in which each apostrophe is the end of a string; a
 # string of either quote that is not so plain. What is in none of them stays as it is, and is no JSON.
 _PYTHON_PIECE = re.compile(
