@@ -193,10 +193,11 @@ def test_a_long_text_of_brackets_takes_no_time():
 @pytest.mark.parametrize("bound", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=300, deadline=None)
-@given(reply=REPLIES, text=SOUPS, cuts=CUTS, opened=st.booleans())
-def test_300_replies_and_texts(name, bound, reply, text, cuts, opened):
-    test_the_deltas_of_a_reply_make_it.hypothesis.inner_test(name, bound, reply, cuts)
-    test_any_text_gives_one_message_whatever_the_cuts.hypothesis.inner_test(name, bound, text, cuts, opened)
+@given(reply=REPLIES, text=SOUPS, cuts=CUTS, opened=st.booleans(), distinct=st.booleans())
+def test_300_replies_and_texts(name, bound, reply, text, cuts, opened, distinct):
+    test_the_deltas_of_a_reply_make_it.hypothesis.inner_test(name, bound, reply, cuts, distinct)
+    one_message = test_any_text_gives_one_message_whatever_the_cuts.hypothesis.inner_test
+    one_message(name, bound, text, cuts, opened, distinct)
 
 
 # ---- stop texts -------------------------------------------------------------------------------------------------
