@@ -195,21 +195,24 @@ class Caller:
         maker = self._guide_maker(grammar, request)
         return maker() if maker else None
 
-    def _guide_maker(self, grammar: Grammar | None, request: Request | None) -> Callable[[], Guide | None] | None:
+    def _guide_maker(self, grammar: Grammar | None, request: Request | None) -> Callable[[], Guide] | None:
         tokenizer, stop_ids = self.loaded.tokenizer, self.decoder.stop_ids
         bound = partial(GrammarGuide, grammar, tokenizer, stop_ids) if grammar else None
         if request is None or not (self.copied or self.said):
             return bound
         (messages, tools), frame = request, frame_of(self.template)
         copied, listed = copied_of(self.copied, tools), listed_of(self.said, tools, messages)
-        lacking = {} if grammar and grammar.must else lacking_of(self.said, tools, messages)
+        planned = self.said and tools and self.template.think_instruction is not None
+        if not (copied or listed or planned):
+            return bound
+        lacking = lacking_of(self.said, tools, messages) if planned and not (grammar and grammar.must) else {}
         vocabulary = vocabulary_of(tokenizer, stop_ids)
 
-        def make() -> Guide | None:
+        def make() -> Guide:
             guide: Any = bound() if bound else None
             if copied or listed:
                 guide = Copying(copied, messages, frame, vocabulary, guide, listed)
-            if self.said and tools and self.template.think_instruction is not None:
+            if planned:
                 names = [tool.name for tool in tools]
                 guide = Grounded(lacking, names, frame, tokenizer, vocabulary, guide)
             return guide

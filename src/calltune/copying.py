@@ -170,8 +170,13 @@ class Copying:
         inner: GrammarGuide | None = None, listed: Copied | None = None,
     ) -> None:  # fmt: skip
         """`listed`: parameters that can only be one of these texts (data/said.py)."""
-        self.copied, self.vocabulary, self.inner, self.listed = copied, vocabulary, inner, listed or {}
-        self.said = [Source.said(text) for text in spoken(messages)]
+        self.vocabulary, self.inner = vocabulary, inner
+        said = [Source.said(text) for text in spoken(messages)]
+        # tool -> parameter -> what its texts may be taken from
+        self.sources = {tool: {name: [*said, *map(Source.whole, others)] for name, others in own.items()}
+                        for tool, own in copied.items()}  # fmt: skip
+        for tool, own in (listed or {}).items():
+            self.sources.setdefault(tool, {}).update({name: [*map(Source.whole, own[name])] for name in own})
         self.head = re.compile(JSON_HEAD if frame.quoted else re.escape(frame.before) + NAME + re.escape(frame.after))
         self.written = b""
         self.freed = -1  # where a value begins that nothing said goes on with
@@ -229,10 +234,9 @@ class Copying:
         """The copied values of the last call that end beyond a number of bytes: where each begins, and what it may
         be taken from."""
         heads = list(self.head.finditer(written.decode("utf-8", "surrogateescape")))
-        parameters = self._sources(heads[-1][1]) if heads else {}
-        if not parameters:
+        if not heads or heads[-1][1] not in self.sources:
             return
-        arguments = heads[-1].string[heads[-1].end() :]
+        parameters, arguments = self.sources[heads[-1][1]], heads[-1].string[heads[-1].end() :]
         for text in texts_in(arguments):
             if text.parameter not in parameters:
                 continue
@@ -242,11 +246,6 @@ class Copying:
                 sources = parameters[text.parameter]
                 if any(source.starts for source in sources):
                     yield begin, text, sources
-
-    def _sources(self, tool: str) -> dict[str, list[Source]]:
-        """What each bound parameter of a tool may be taken from."""
-        found = {name: [*self.said, *map(Source.whole, others)] for name, others in self.copied.get(tool, {}).items()}
-        return found | {name: list(map(Source.whole, texts)) for name, texts in self.listed.get(tool, {}).items()}
 
     def _found(self, sources: Sequence[Source], text: Text) -> Iterator[tuple[Source, int]]:
         """Where in the sources a value may begin as it does, and end where it has."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -20,6 +20,7 @@ WORD = re.compile(rf"[^\W{UNSPACED}]")
 BETWEEN_EDGES = re.compile(rf"[^\W{UNSPACED}]+|[\W{UNSPACED}]")  # what a text consists of, cut at each edge of a word
 # tool -> parameter -> the texts that it may have though nobody says them
 Copied = dict[str, dict[str, Sequence[str]]]
+Key = tuple[str, str]  # tool and parameter
 FIXED, CHOICES = frozenset({"enum", "const", "$ref"}), ("anyOf", "oneOf", "allOf")
 INSIDE = frozenset({"items", *CHOICES})
 FEWEST = 8  # calls that have a parameter, so that it is known for one that is copied
@@ -28,26 +29,35 @@ FEWEST = 8  # calls that have a parameter, so that it is known for one that is c
 def copied_parameters(conversations: Sequence[Conversation]) -> dict[str, list[str]]:
     """Of each tool the parameters whose texts (or texts in a list) stand word for word in what was said before the
     call, in every one of at least FEWEST calls that have them; beside these a call may have the default."""
-    times = Counter[tuple[str, str]]()
-    free = set[tuple[str, str]]()
+    times, free = Counter[Key](), set[Key]()
+    for key, value, schema, said in heard_arguments(conversations):
+        if key in free:
+            continue
+        if not _is_copied(value, schema, said):
+            free.add(key)
+        times[key] += value not in ([], *_unsaid(schema))
+    found: dict[str, list[str]] = {}
+    for tool_name, name in always(times, free):
+        found.setdefault(tool_name, []).append(name)
+    return found
+
+
+def heard_arguments(conversations: Sequence[Conversation]) -> Iterator[tuple[Key, Any, Any, list[str]]]:
+    """Every argument of a call: of which tool and parameter, its value, its schema, and the texts that were said
+    before it, in one list a conversation that grows."""
     for conversation in conversations:
         said: list[str] = []
         for message in conversation.messages:
             for call in message.calls:
                 tool = find_tool(conversation.tools, call.name)
                 for name, value in call.arguments.items():
-                    key, schema = (call.name, name), tool.properties.get(name) if tool else None
-                    if key in free:
-                        continue
-                    if not _is_copied(value, schema, said):
-                        free.add(key)
-                    times[key] += value not in ([], *_unsaid(schema))
+                    yield (call.name, name), value, tool.properties.get(name) if tool else None, said
             said += spoken([message])
-    found: dict[str, list[str]] = {}
-    for (tool_name, name), count in sorted(times.items()):
-        if count >= FEWEST and (tool_name, name) not in free:
-            found.setdefault(tool_name, []).append(name)
-    return found
+
+
+def always(times: Mapping[Key, int], free: Set[Key]) -> list[Key]:
+    """The parameters of enough calls of which none freed them."""
+    return [key for key, count in sorted(times.items()) if count >= FEWEST and key not in free]
 
 
 def copied_of(copied: Mapping[str, Sequence[str]], tools: Sequence[Tool]) -> Copied:

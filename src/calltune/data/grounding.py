@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from calltune.data.spoken import SMALL
 from calltune.errors import Problem, pointer
 from calltune.schema import Conversation, Tool, find_tool, shorten
 
 NO_WORD = re.compile(r"[\W_]+")
-SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 LONG = 200  # characters; a longer text is composed, not copied
 
 

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from calltune.data.copied import FEWEST, spoken
+from calltune.data.copied import FEWEST, Key, always, heard_arguments, spoken
 from calltune.data.told import Kind, Value, kind_of, may_tell, values_told
-from calltune.schema import Conversation, Message, Reply, Tool, find_tool, without_repeats
+from calltune.schema import Conversation, Message, Reply, Tool, without_repeats
 
 Said = Mapping[str, Mapping[str, Kind]]  # tool -> parameter -> kind
 TYPES: Mapping[Kind, tuple[str, ...]] = {"number": ("integer", "number"), "date": ("string",), "time": ("string",)}
@@ -22,26 +22,20 @@ TYPES: Mapping[Kind, tuple[str, ...]] = {"number": ("integer", "number"), "date"
 def said_parameters(conversations: Sequence[Conversation]) -> dict[str, dict[str, Kind]]:
     """Of each tool the parameters whose values, all of one kind, were said before the call, in every one of at least
     FEWEST calls that have them; beside these a call may have the default."""
-    times, free = Counter[tuple[str, str]](), set[tuple[str, str]]()
-    kinds: dict[tuple[str, str], Kind] = {}
-    for conversation in conversations:
-        heard = _Heard()
-        for message in conversation.messages:
-            for call in message.calls:
-                tool = find_tool(conversation.tools, call.name)
-                for name, value in call.arguments.items():
-                    key, schema = (call.name, name), tool.properties.get(name) if tool else None
-                    if key in free or _is_default(value, schema):
-                        continue
-                    kind = heard.kind(value, schema)
-                    if kind is None or kinds.setdefault(key, kind) != kind:
-                        free.add(key)
-                    times[key] += 1
-            heard.texts += spoken([message])
+    times, free, kinds = Counter[Key](), set[Key](), dict[Key, Kind]()
+    heard = _Heard([])
+    for key, value, schema, said in heard_arguments(conversations):
+        if key in free or _is_default(value, schema):
+            continue
+        if heard.texts is not said:
+            heard = _Heard(said)
+        kind = heard.kind(value, schema)
+        if kind is None or kinds.setdefault(key, kind) != kind:
+            free.add(key)
+        times[key] += 1
     found: dict[str, dict[str, Kind]] = {}
-    for (tool_name, name), kind in sorted(kinds.items()):
-        if times[tool_name, name] >= FEWEST and (tool_name, name) not in free:
-            found.setdefault(tool_name, {})[name] = kind
+    for key in always(times, free):
+        found.setdefault(key[0], {})[key[1]] = kinds[key]
     return found
 
 
@@ -54,25 +48,32 @@ def repeats_no_call(conversations: Sequence[Conversation]) -> bool:
 def listed_of(said: Said, tools: Sequence[Tool], messages: Sequence[Message]) -> dict[str, dict[str, Sequence[str]]]:
     """Of each tool the dates and times that can only be one of these texts: those said, where none may have been said
     in other words, and the default."""
-    texts, found = spoken(messages), dict[str, dict[str, Sequence[str]]]()
-    told: dict[Kind, tuple[str, ...]] = {"date": _all_told(texts, "date"), "time": _all_told(texts, "time")}
-    for tool in tools:
-        for name, kind, schema in _known(said, tool):
-            if words := told.get(kind):
-                default = schema.get("default")
-                found.setdefault(tool.name, {})[name] = (*words, *([default] if isinstance(default, str) else []))
+    known = [one for one in _known(said, tools) if one[2] != "number"]
+    texts = spoken(messages) if known else []
+    told = {kind: _all_told(texts, kind) for kind in {kind for _, _, kind, _ in known}}
+    found: dict[str, dict[str, Sequence[str]]] = {}
+    for tool, name, kind, schema in known:
+        if words := told[kind]:
+            default = schema.get("default")
+            found.setdefault(tool.name, {})[name] = (*words, *([default] if isinstance(default, str) else []))
     return found
 
 
 def lacking_of(said: Said, tools: Sequence[Tool], messages: Sequence[Message]) -> dict[str, str]:
     """The tools that cannot be called with what was said, and which required value each lacks."""
-    texts, found = spoken(messages), dict[str, str]()
-    told = {kind: any(may_tell(text, kind) or [*values_told(text, kind)] for text in texts) for kind in TYPES}
-    for tool in tools:
-        for name, kind, schema in _known(said, tool):
-            if name in tool.required and "default" not in schema and not told[kind]:
-                found.setdefault(tool.name, name)
+    needed = [one for one in _known(said, tools) if one[1] in one[0].required and "default" not in one[3]]
+    texts = spoken(messages) if needed else []
+    lacked = {kind for kind in {kind for _, _, kind, _ in needed} if not any(_tells(text, kind) for text in texts)}
+    found: dict[str, str] = {}
+    for tool, name, kind, _ in needed:
+        if kind in lacked:
+            found.setdefault(tool.name, name)
     return found
+
+
+def _tells(text: str, kind: Kind) -> bool:
+    """Whether a text says a value of the kind, or may say one."""
+    return may_tell(text, kind) or next(values_told(text, kind), None) is not None
 
 
 def _all_told(texts: Sequence[str], kind: Kind) -> tuple[str, ...]:
@@ -85,8 +86,8 @@ def _all_told(texts: Sequence[str], kind: Kind) -> tuple[str, ...]:
 class _Heard:
     """The texts of a conversation so far, and the values in them, each text read once."""
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
         self.read: dict[Kind, tuple[int, set[Value]]] = {}
 
     def kind(self, value: Any, schema: Any) -> Kind | None:
@@ -100,12 +101,13 @@ class _Heard:
         return kind if value in values else None
 
 
-def _known(said: Said, tool: Tool) -> Iterator[tuple[str, Kind, Mapping[str, Any]]]:
-    """The parameters of this tool, which may be another one of the same name, whose values are of the kind."""
-    for name, kind in said.get(tool.name, {}).items():
-        schema = tool.properties.get(name)
-        if isinstance(schema, Mapping) and "enum" not in schema and schema.get("type") in TYPES[kind]:
-            yield name, kind, schema
+def _known(said: Said, tools: Sequence[Tool]) -> Iterator[tuple[Tool, str, Kind, Mapping[str, Any]]]:
+    """The parameters of these tools, which may be others of the same names, whose values are of the kind."""
+    for tool in tools:
+        for name, kind in said.get(tool.name, {}).items():
+            schema = tool.properties.get(name)
+            if isinstance(schema, Mapping) and "enum" not in schema and schema.get("type") in TYPES[kind]:
+                yield tool, name, kind, schema
 
 
 def _is_default(value: Any, schema: Any) -> bool:

@@ -22,7 +22,7 @@ from calltune.data.generic import table_for
 from calltune.data.no_call import no_call_requests
 from calltune.data.parts import PARTS, Part
 from calltune.data.patterns import JOINS, WRAPS
-from calltune.data.phrases import Filled, Kind, PhraseTable, Template, fill, ordered, with_defaults
+from calltune.data.phrases import TRIES, Filled, Kind, PhraseTable, Template, fill, ordered, with_defaults
 from calltune.data.plans import ANSWER_PLAN, ask_plan, call_plan, first_plan
 from calltune.data.rephrase import LINKS, dressed, linked
 from calltune.data.requests import read_requests
@@ -33,7 +33,6 @@ from calltune.functions import functions_from
 from calltune.schema import Conversation, Message, Tool, ToolCall, validate_call
 
 SLOT = re.compile(r"\{(\w+)\}")
-TRIES = 30
 
 
 @dataclass(frozen=True)
