@@ -48,3 +48,11 @@ def test_rows_made_from_tools_go_on_after_the_call(tmp_path):
     assert any("go on after the call; none for open_door" in note for note in parts.notes)
     plain = read_parts(TrainSettings(**with_recipe({"model": "m", "tools": str(path), "rows": 120, "results": 0.0})))
     assert not any(row.meta.get("results") for row in plain.train)
+
+
+def test_functions_of_ones_own_come_after_practice_but_in_short_trainings():
+    assert with_recipe({"tools": "f.py"})["practice"]
+    assert "practice" not in with_recipe({"tools": "f.py", "rows": 100})
+    assert "practice" not in with_recipe({"tools": "f.py", "iters": 3})
+    assert with_recipe({"tools": "f.py", "rows": 100, "practice": True})["practice"]
+    assert with_recipe({"tools": "f.py", "practice": False})["practice"] is False

@@ -59,6 +59,7 @@ class TrainSettings:
     rows: int = _help("how many training rows to make from --tools", 720, low=1)
     results: float = _help("share of the rows made from --tools that go on after the call, with result and answer",
                            0.0, low=0, below=1)  # fmt: skip
+    practice: bool = _help("learn the built-in functions first: once, kept in the cache", False)
     shuffle_tools: Literal["auto", "always", "never"] = _help("mix the order of each row's tools (T22)", "auto")
     max_seq_length: int = _help("longer rows are dropped and counted, never cut", 2048, low=2)
     # template

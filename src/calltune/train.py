@@ -29,9 +29,10 @@ from calltune.fit import memory_line, predict_run
 from calltune.loop import Callback, Loop
 from calltune.platform.blas import blas_environment
 from calltune.platform.process_memory import process_bytes
+from calltune.practice import is_practised, practice_settings, practise
 from calltune.prepare import Prepared, prepare
 from calltune.progress import Progress, Silent
-from calltune.runs import Run, RunWriter, record_of
+from calltune.runs import Run, RunWriter, read_run, record_of
 from calltune.selecting import is_asked, make_selector
 from calltune.settings import TrainSettings, to_dict
 from calltune.starting import check_asked, find_start
@@ -68,7 +69,7 @@ def _train(
     check_reporters(settings.report_to)
     writer = RunWriter(Path(settings.out), overwrite=settings.overwrite, keep=settings.keep_checkpoints)
     check_asked(settings, writer)
-    origin = find_run(settings.model) if loaded is None else None
+    origin, given = (find_run(settings.model) if loaded is None else None), loaded is not None
     loaded = loaded or load(origin.base if origin else settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
     for words in slow_variables():
@@ -79,6 +80,13 @@ def _train(
     if settings.patience and not prepared.valid:
         raise InputError("--patience needs validation rows, and there are none",
                          next_step="give some with --valid, or leave --patience out")  # fmt: skip
+    if settings.practice and not origin and not given and _is_alone(progress):
+        chosen = practice_settings(settings, loaded.folder, loaded.dtype)
+        if not is_practised(chosen):
+            del loaded  # a large model stands in memory once
+            practise(chosen, lambda own, rows: _train(own, rows, None, progress, None, Path(own.out)), progress.say)
+            loaded = load(settings.model, settings.dtype)
+        origin = read_run(Path(chosen.out))
     with writer.locked(progress.say):
         now = record_of(settings, prepared, loaded, origin)
         found = find_start(writer, folder, now, prepared, settings.force, progress)
@@ -114,6 +122,13 @@ def _train(
         save_adapter(writer.folder, loop.best_arrays, adapter, keys, loaded.folder, len(loaded.model.layers))
         restore(loaded, loop.best_arrays)
         return writer.finish(prepared, loop.summary())
+
+
+def _is_alone(progress: Progress) -> bool:
+    """Whether one process trains; several are told that they do not practise."""
+    if ranks.size() > 1:
+        progress.say("several processes do not practise first; give a run as --model to begin with what one learnt")
+    return ranks.size() == 1
 
 
 def slow_variables() -> list[str]:
