@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "grounded",
     ),  # tokens and rows
     ("engine",),  # everything that touches MLX
-    ("lengths", "prepare", "runs", "fit", "checkpoints", "resuming"),
+    ("lengths", "prepare", "runs", "fit", "checkpoints", "resuming", "practice"),
     (
         "train",
         "caller",

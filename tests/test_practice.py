@@ -47,6 +47,9 @@ def test_the_run_begins_with_what_was_practised_once(command, place, tmp_path, c
 
     assert main([*command, "--out", str(tmp_path / "c"), "--no-practice"]) == 0
     assert "init_from" not in record(tmp_path / "c")
+    assert not (home / "checkpoints").exists()
+    assert main(["cache", "list"]) == 0 and f"practice/{home.name}" in capsys.readouterr().out
+    assert main(["cache", "clear", "--yes"]) == 0 and not home.exists()
 
 
 def test_what_is_wrong_with_the_functions_is_said_before(command, tmp_path, capsys, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from calltune._version import __version__
 from calltune.builtin import builtin_data
+from calltune.checkpoints import FOLDER as CHECKPOINTS
 from calltune.data.synthesise import Splits
 from calltune.platform.paths import cache_dir
 from calltune.records import RUN_FILE, read_record
@@ -51,4 +53,5 @@ def practise(chosen: TrainSettings, train: Train, say: Callable[[str], None]) ->
     """Train on the built-in functions. Interrupted, the same command goes on with it."""
     say("first it practises on the built-in functions, once for all such trainings (--no-practice leaves it out)")
     train(chosen, builtin_data(seed=chosen.seed, think=chosen.think))
+    shutil.rmtree(Path(chosen.out) / CHECKPOINTS, ignore_errors=True)  # nobody goes on with it
     say("the practice is done; now your own functions")

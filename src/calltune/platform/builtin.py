@@ -24,7 +24,7 @@ who passes it or a model tuned from it on must pass on the terms."""
 
 
 # What calltune keeps in the cache: fetched model files, plain folders made from them, the renamed BLAS.
-SUBFOLDERS = ("models", "converted", "blas", "rendered", "benchmarks")
+SUBFOLDERS = ("models", "converted", "blas", "rendered", "practice", "benchmarks")
 
 
 @dataclass(frozen=True)
