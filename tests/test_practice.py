@@ -12,6 +12,7 @@ from cli_place import QUICK
 from calltune import practice
 from calltune.builtin import builtin_data
 from calltune.cli import main
+from calltune.errors import InputError
 from calltune.practice import is_practised, practice_settings
 from calltune.settings import TrainSettings
 
@@ -52,6 +53,43 @@ def test_the_run_begins_with_what_was_practised_once(command, place, tmp_path, c
     assert main(["cache", "clear", "--yes"]) == 0 and not home.exists()
 
 
+def test_a_run_goes_on_without_its_practice_in_the_cache(command, tmp_path, capsys, monkeypatch):
+    out = ["--out", str(tmp_path / "a")]
+    assert main([*command, *out]) == 0
+    assert main(["cache", "clear", "--yes"]) == 0
+    monkeypatch.setattr(practice, "builtin_data", lambda **_: pytest.fail("it practised"))
+    capsys.readouterr()
+    assert main([*command, *out]) == 0
+    assert "is finished; there is nothing to do" in capsys.readouterr().err
+    assert main([*command, *out, "--iters", "4", "--force"]) == 0
+    assert "going on after update 2" in capsys.readouterr().err
+    assert record(tmp_path / "a")["hashes"]["origin"] != "none"
+    assert main([*command, *out, "--rank", "3"]) == 2  # another run: refused before any practice
+
+
+def test_a_practice_that_was_stopped_or_damaged_is_made_good(command, tmp_path, capsys):
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    home = Path(record(tmp_path / "a")["init_from"])
+    (home / "adapters.safetensors").unlink()
+    for name in ("b", "c"):
+        capsys.readouterr()
+        assert main([*command, "--out", str(tmp_path / name)]) == 0
+        assert "first it practises" in capsys.readouterr().err
+        (home / "calltune.json").write_text("{")
+
+
+def test_a_practice_that_fails_is_told_as_one(command, tmp_path, capsys, monkeypatch):
+    def none(**_: object) -> None:
+        raise InputError("no row is short enough", next_step="offer fewer tools")
+
+    monkeypatch.setattr(practice, "builtin_data", none)
+    assert main([*command, "--out", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err
+    assert "while practising on the built-in functions: no row is short enough" in said
+    assert "--no-practice leaves this out; or: offer fewer tools" in said
+    assert not (tmp_path / "a").exists()
+
+
 def test_what_is_wrong_with_the_functions_is_said_before(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(practice, "builtin_data", lambda **_: pytest.fail("it practised"))
     words = [str(tmp_path / "none.py") if word.endswith(".py") else word for word in command]
@@ -73,6 +111,8 @@ def test_another_form_is_another_practice(place, tmp_path):
     assert plain.tools is None and not is_practised(plain)
     same = practice_settings(TrainSettings(model=place.model, tools="g.py", out="b", num_layers=2), folder, "float32")
     assert same == plain
+    exact = TrainSettings(model=place.model, num_layers=2, logits_mb=64, fast_cpu=False)
+    assert practice_settings(exact, folder, "float32").out == plain.out
     others = [practice_settings(TrainSettings(model=place.model, num_layers=1), folder, "float32"),
               practice_settings(settings, folder, "bfloat16")]  # fmt: skip
     assert len({one.out for one in (plain, *others)}) == 3
@@ -81,6 +121,7 @@ def test_another_form_is_another_practice(place, tmp_path):
 def test_a_practice_that_was_stopped_is_not_done(place, tmp_path):
     chosen = TrainSettings(model=place.model, out=str(tmp_path))
     found = record(Path(place.run))
+    (tmp_path / "adapters.safetensors").write_bytes(b"")
     for state, done in (("finished", True), ("training", False)):
         (tmp_path / "calltune.json").write_text(json.dumps(found | {"state": state}))
         assert is_practised(chosen) is done

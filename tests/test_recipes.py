@@ -55,4 +55,5 @@ def test_functions_of_ones_own_come_after_practice_but_in_short_trainings():
     assert "practice" not in with_recipe({"tools": "f.py", "rows": 100})
     assert "practice" not in with_recipe({"tools": "f.py", "iters": 3})
     assert with_recipe({"tools": "f.py", "rows": 100, "practice": True})["practice"]
+    assert "practice" not in with_recipe({"tools": "f.py", "fine_tune": "full"})
     assert with_recipe({"tools": "f.py", "practice": False})["practice"] is False

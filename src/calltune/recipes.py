@@ -22,6 +22,6 @@ def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     if not given.get("tools") or given.get("data"):
         return dict(given)
     held = TOGETHER if TOGETHER & given.keys() else frozenset()
-    if SHORTER & given.keys():
+    if SHORTER & given.keys() or given.get("fine_tune") == "full":  # whole layers would fill the cache
         held |= {"practice"}
     return {key: value for key, value in TOOLS_RECIPE.items() if key not in held} | dict(given)

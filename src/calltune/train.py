@@ -82,16 +82,23 @@ def _train(
                          next_step="give some with --valid, or leave --patience out")  # fmt: skip
     if settings.practice and not origin and not given and _is_alone(progress):
         chosen = practice_settings(settings, loaded.folder, loaded.dtype)
-        if not is_practised(chosen):
+        if not is_practised(chosen) and not writer.before:
             del loaded  # a large model stands in memory once
             practise(chosen, lambda own, rows: _train(own, rows, None, progress, None, Path(own.out)), progress.say)
             loaded = load(settings.model, settings.dtype)
-        origin = read_run(Path(chosen.out))
+        if is_practised(chosen):
+            origin = read_run(Path(chosen.out))
     with writer.locked(progress.say):
         now = record_of(settings, prepared, loaded, origin)
+        if settings.practice and not origin and writer.before:  # its practice is gone, or was never done
+            now["hashes"]["origin"] = writer.before["hashes"].get("origin", "none")
+            now |= {key: writer.before[key] for key in ("init_from",) if key in writer.before}
         found = find_start(writer, folder, now, prepared, settings.force, progress)
         if isinstance(found, Run):
             return found
+        if found is None and settings.practice and not origin and writer.before and not given:
+            raise InputError(f"what the run in {writer.folder} began with is not in the cache any more",
+                             next_step="begin anew with --overwrite")  # fmt: skip
         adapter = adapter_settings(settings)
         keys = add_adapter(loaded.model, adapter, settings.seed)
         if origin:
