@@ -20,18 +20,22 @@ from typing import Any
 
 
 def main(work: Path, kills: int, seed: int) -> None:
-    """Train `work`/settings.json to the end once, then again and again under kills, until there were `kills`. Writes
-    what happened to `work`/outcome.json."""
+    """Train `work`/settings.json to the end once, then again and again under kills, until there were `kills`, and
+    more where none met a checkpoint yet, as on a busy machine. Writes what happened to `work`/outcome.json."""
     settings = json.loads((work / "settings.json").read_text())
     import_all()
     rng = random.Random(seed)
     begin, whole = straight(settings, work)
     runs, killed, resumed = 0, 0, 0
-    while killed < kills:
+
+    def wanted() -> bool:
+        return killed < kills or (not resumed and killed < 10 * kills)
+
+    while wanted():
         folder = work / f"run-{runs}"
         while True:
             moment = rng.uniform(begin, begin + (whole - begin) / 3) if rng.random() < 0.8 else rng.uniform(0, begin)
-            code = ended(start(settings, folder, work), moment if killed < kills else None)
+            code = ended(start(settings, folder, work), moment if wanted() else None)
             if code != -signal.SIGKILL:
                 break
             killed += 1
