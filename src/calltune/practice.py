@@ -20,8 +20,7 @@ from calltune.checkpoints import FOLDER as CHECKPOINTS
 from calltune.data.synthesise import Splits
 from calltune.errors import InputError
 from calltune.platform.paths import cache_dir
-from calltune.records import RUN_FILE, read_record
-from calltune.runs import ADAPTER_FILES, tokenizer_hashes, weights_hash
+from calltune.runs import ADAPTER_FILES, recorded, tokenizer_hashes, weights_hash
 from calltune.settings import TrainSettings, to_dict
 
 Train = Callable[[TrainSettings, Splits], Any]
@@ -59,9 +58,8 @@ def is_practised(chosen: TrainSettings) -> bool:
 
 
 def _state(chosen: TrainSettings) -> str:
-    folder = Path(chosen.out)
     try:
-        return str(read_record(folder)["state"]) if (folder / RUN_FILE).is_file() else "none"
+        return str(recorded(Path(chosen.out)).get("state", "none"))
     except InputError:
         return "damaged"
 

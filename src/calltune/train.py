@@ -69,7 +69,8 @@ def _train(
     check_reporters(settings.report_to)
     writer = RunWriter(Path(settings.out), overwrite=settings.overwrite, keep=settings.keep_checkpoints)
     check_asked(settings, writer)
-    origin, given = (find_run(settings.model) if loaded is None else None), loaded is not None
+    origin = find_run(settings.model) if loaded is None else None
+    practising = settings.practice and loaded is None and not origin
     loaded = loaded or load(origin.base if origin else settings.model, settings.dtype)
     progress.say(f"model {settings.model or loaded.name}: {loaded.dtype} ({loaded.note})")
     for words in slow_variables():
@@ -80,7 +81,7 @@ def _train(
     if settings.patience and not prepared.valid:
         raise InputError("--patience needs validation rows, and there are none",
                          next_step="give some with --valid, or leave --patience out")  # fmt: skip
-    if settings.practice and not origin and not given and _is_alone(progress):
+    if practising and _is_alone(progress):
         chosen = practice_settings(settings, loaded.folder, loaded.dtype)
         if not is_practised(chosen) and not writer.before:
             del loaded  # a large model stands in memory once
@@ -92,11 +93,12 @@ def _train(
         now = record_of(settings, prepared, loaded, origin)
         if settings.practice and not origin and writer.before:  # its practice is gone, or was never done
             now["hashes"]["origin"] = writer.before["hashes"].get("origin", "none")
-            now |= {key: writer.before[key] for key in ("init_from",) if key in writer.before}
+            if "init_from" in writer.before:
+                now["init_from"] = writer.before["init_from"]
         found = find_start(writer, folder, now, prepared, settings.force, progress)
         if isinstance(found, Run):
             return found
-        if found is None and settings.practice and not origin and writer.before and not given:
+        if practising and not origin and writer.before and found is None:
             raise InputError(f"what the run in {writer.folder} began with is not in the cache any more",
                              next_step="begin anew with --overwrite")  # fmt: skip
         adapter = adapter_settings(settings)

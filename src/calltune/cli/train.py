@@ -28,7 +28,7 @@ A YAML file has the same names with _ for -, as `learning_rate: 1e-4`; flags win
 imports the file, which runs its code. With --tools these are the defaults: --rows 1600 --epochs 1 --batch-size 16
 --num-layers 16 --keys all --warmup 0.1, and, where none of these is given, --optimizer muon --learning-rate 2e-3
 --scale 4; and --practice, unless --rows or --iters asks for another number of them, or the model is a run: the model
-learns the built-in functions first, once for all later trainings, and reads functions of yours better for it."""
+learns the built-in functions first, once for all later trainings, so that it reads functions of yours."""
 
 
 # What a run that goes on with another one's adapter takes from it.

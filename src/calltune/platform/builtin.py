@@ -23,7 +23,8 @@ By using it you agree to them and to the Prohibited Use Policy, ai.google.dev/ge
 who passes it or a model tuned from it on must pass on the terms."""
 
 
-# What calltune keeps in the cache: fetched model files, plain folders made from them, the renamed BLAS.
+# What calltune keeps in the cache: fetched model files, plain folders made from them, the renamed BLAS,
+# rendered rows, adapters that practised, benchmarks.
 SUBFOLDERS = ("models", "converted", "blas", "rendered", "practice", "benchmarks")
 
 
